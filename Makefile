@@ -1,0 +1,47 @@
+SHELL := bash
+# Everything runs in .venv, which `make setup` makes and keeps up to date. Only Python >= 3.11 and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-system check lock clean
+
+help: ## show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with all dependencies, pinned by hash; quick when nothing changed
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("PromptQ needs Python 3.11 or newer, not " + sys.version.split()[0] + "; try: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned dependencies into $(VENV) (once; about a minute)…"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: setup ## the whole stack on the simulator: submit prompts, poll, show answers, stop
+	@$(BIN)/python -m cli.demo
+
+up: setup ## start the stack in the foreground (ARGS="--port 9000 --workers 2")
+	@$(BIN)/promptq up $(ARGS)
+
+test: setup ## the tests that need PyPI alone (ARGS="-k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-system: setup ## the tests that need Debian packages; installs them where it may
+	@bash tests/system/run $(ARGS)
+
+check: setup ## ruff, mypy --strict, import directions, stale locks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache | tail -n 3; exit $${PIPESTATUS[0]}
+
+lock: ## pin the newest allowed versions again (needs uv: pip install uv)
+	@uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements-dev.txt $(ARGS)
+	@uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --constraint requirements-dev.txt --output-file requirements.txt
+
+clean: ## remove .venv, caches and the local stack's data
+	@rm -rf $(VENV) .promptq *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

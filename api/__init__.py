@@ -1,0 +1,1 @@
+"""The HTTP API: accepts jobs, answers for them, and holds waiting callers without polling."""

@@ -1,0 +1,150 @@
+"""What callers get. Timestamps are Unix seconds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.model import Endpoint, JobStatus
+from jobs.queues import QueueName
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The parameter at fault, where there is one.")
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """OpenAI's error shape; every error has it."""
+
+    error: ErrorDetail
+
+
+class JobError(BaseModel):
+    """Why a job failed; the LLM's own words beside ours, where it answered."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+    upstream_status: int | None = None
+    upstream_error: dict[str, Any] | None = None
+    upstream_request_id: str | None = None
+
+
+class Attempt(BaseModel):
+    """An LLM call that did not bring what was asked for."""
+
+    model_config = ConfigDict(extra="allow")
+
+    attempt: int
+    started_at: float
+    ended_at: float
+    error_code: str
+    upstream_status: int | None
+    upstream_request_id: str | None
+
+
+class JobSummary(BaseModel):
+    """A job without its result, as lists hold it."""
+
+    id: str
+    object: Literal["job"]
+    status: JobStatus
+    endpoint: Endpoint
+    model: str
+    queue: QueueName
+    attempt: int = Field(description="The current LLM call, counted from 1; 0 before the first.")
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    deadline_at: float | None
+    retry_at: float | None = Field(description="When the next attempt is due, while the job waits for it.")
+    metadata: dict[str, str]
+    error: JobError | None
+    usage: dict[str, Any] | None = Field(description="Token counts, as the LLM gave them.")
+    attempts: list[Attempt] = Field(description="Attempts that failed, oldest first.")
+
+
+class JobAnswer(JobSummary):
+    """A job."""
+
+    queue_position: int | None = Field(description="1 for the next to run; null unless the job is in its queue.")
+    result: dict[str, Any] | None = Field(description="The LLM's answer, as it came.")
+
+
+class _List(BaseModel):
+    object: Literal["list"]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class JobList(_List):
+    """A page of jobs, newest first."""
+
+    data: list[JobSummary]
+
+
+class ResponseAnswer(BaseModel):
+    """OpenAI's Response object; fields that we do not know are passed through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["response"]
+    created_at: float
+    status: JobStatus
+    model: str
+    output: list[Any]
+    parallel_tool_calls: bool
+    tool_choice: Any
+    tools: list[Any]
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    queue_position: int | None = Field(None, description="1 for the next to run; only while the response is queued.")
+    upstream_id: str | None = Field(None, description="The id that the LLM gave.")
+
+
+class ResponseList(_List):
+    """A page of responses, newest first. Not in OpenAI's API."""
+
+    data: list[ResponseAnswer]
+
+
+class InputItemList(_List):
+    """What was asked: the items of a response's input."""
+
+    data: list[dict[str, Any]]
+
+
+class LLMAnswer(BaseModel):
+    """The LLM's answer, as it came."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class GenerateAnswer(BaseModel):
+    """The answer's text."""
+
+    response: str
+
+
+class ModelList(BaseModel):
+    """The LLM's models."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+
+
+class Health(BaseModel):
+    """That a process is alive, or ready."""
+
+    status: Literal["ok"]

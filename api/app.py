@@ -1,0 +1,80 @@
+"""``create_app``: the API, wired here and nowhere else."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import structlog
+from flask import Flask, Response, g, request
+
+from api import errors
+from api.access import KeyRing
+from api.doors import completions, documents, generate, health, jobs, models, responses
+from api.metrics import Metrics
+from api.models_proxy import ModelsProxy
+from api.services import Services
+from api.synchronous import ClientGone, client_gone_response
+from api.waiting import Waiter
+from jobs.broker import MessageMaker, make_celery
+from jobs.redis_clients import api_client, listener_client
+from jobs.settings import Settings
+from jobs.store import JobStore
+
+_log = structlog.stdlib.get_logger("promptq.api")
+_DOORS = (jobs, responses, completions, generate, models, health, documents)
+_WITHOUT_KEY = frozenset(
+    {"health.healthz", "health.readyz", "health.metrics", "documents.openapi", "documents.docs", "static"}
+)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """A WSGI app of its own with these settings, by default the environment's. Nothing is connected until it is used."""
+    settings = settings or Settings()
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # it is Flask's default provider, which has it
+    store = JobStore(api_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
+    services = Services(
+        settings=settings,
+        store=store,
+        keys=KeyRing(settings),
+        waiter=Waiter(listener_client(settings)),
+        models=ModelsProxy(settings),
+        metrics=Metrics(),
+    )
+    app.extensions["promptq"] = services
+    for door in _DOORS:
+        app.register_blueprint(door.blueprint)
+    errors.install(app)
+    app.register_error_handler(ClientGone, lambda _: client_gone_response())
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.perf_counter()
+        g.request_id = f"req_{uuid.uuid4().hex}"
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        if request.endpoint not in _WITHOUT_KEY:
+            g.owner = services.keys.owner_of(request)
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        seconds = time.perf_counter() - g.began
+        # The rule, not the path: a path can be anything, and has ids in it.
+        route = request.url_rule.rule if request.url_rule else "unknown"
+        method = request.method if request.url_rule else "unknown"
+        services.metrics.answered(method, route, response.status_code, seconds)
+        response.headers["x-request-id"] = g.request_id
+        log = _log.debug if request.endpoint in _WITHOUT_KEY else _log.info
+        log(
+            "http.request",
+            method=request.method,
+            route=route,
+            status=response.status_code,
+            seconds=round(seconds, 4),
+            owner=g.get("owner"),
+        )
+        return response
+
+    return app

@@ -1,0 +1,21 @@
+"""Ids in paths and queries."""
+
+from __future__ import annotations
+
+from jobs.errors import NotFound
+from jobs.queues import JOB_ID_PATTERN
+
+
+def known_id(job_id: str, *, param: str = "id") -> str:
+    """The id, if it can be one of ours. Raises ``NotFound``, as for an id that nobody has."""
+    if not JOB_ID_PATTERN.fullmatch(job_id):
+        # Not quoted: it can be anything.
+        raise NotFound("No job with this id found.", param=param)
+    return job_id
+
+
+def known_response_id(response_id: str, *, param: str = "id") -> str:
+    """The id, if it can be that of a response. Raises ``NotFound``."""
+    if not response_id.startswith("resp_"):
+        raise NotFound("No response with this id found.", param=param)
+    return known_id(response_id, param=param)

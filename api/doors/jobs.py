@@ -1,0 +1,127 @@
+"""``/v1/jobs``: any endpoint's jobs, submitted and polled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, url_for
+
+from api.answers import JobAnswer, JobList
+from api.bodies import dump, query, read_object, validate
+from api.doors.ids import known_id
+from api.intake import Submission, body_for_llm, check_prompt, submit
+from api.openapi import operation
+from api.rendering import job_answer, job_summary, page
+from api.requests import BODIES, EndpointJob, JobsQuery, PromptJob, WaitQuery
+from api.services import owner, services
+from jobs.errors import InvalidRequest
+from jobs.model import CHAT_COMPLETIONS, Job, JobStatus
+from jobs.queues import QUEUES
+
+blueprint = Blueprint("jobs", __name__)
+
+
+@blueprint.post("/v1/jobs")
+@operation(
+    "Submit a job",
+    request=(EndpointJob, PromptJob),
+    answers={202: JobAnswer},
+    idempotent=True,
+    errors=(409, 413),
+)
+def create() -> Response:
+    """Accept a job and answer at once. `Location` is where its result will be."""
+    raw, sent = read_object()
+    submission = _from_prompt(sent, len(raw)) if "prompt" in sent else _from_endpoint(sent, len(raw))
+    job_id, _ = submit(submission, sent)
+    return accepted(job_id)
+
+
+def accepted(job_id: str) -> Response:
+    """202, the job, and where to find it again."""
+    response = _answer(services().store.get(job_id, owner()))
+    response.status_code = 202
+    response.headers["Location"] = url_for("jobs.get", job_id=job_id)
+    return response
+
+
+def _from_prompt(sent: dict[str, Any], size: int) -> Submission:
+    job = validate(PromptJob, sent)
+    check_prompt(sent, size)
+    model = job.model or services().settings.default_model
+    return Submission(
+        endpoint=CHAT_COMPLETIONS,
+        model=model,
+        body=dump({"model": model, "messages": [{"role": "user", "content": job.prompt}]}),
+        queue=job.queue,
+        deadline_seconds=job.deadline_seconds,
+        metadata=job.metadata,
+    )
+
+
+def _from_endpoint(sent: dict[str, Any], size: int) -> Submission:
+    job = validate(EndpointJob, sent)
+    check_prompt(job.body, size, prefix="body.")
+    body = validate(BODIES[job.endpoint], job.body, prefix="body")
+    # What the OpenAI-shaped doors read from the body stands beside it here.
+    if "promptq" in job.body:
+        raise InvalidRequest(
+            "Here 'queue' and 'deadline_seconds' stand beside 'body', not in it.", param="body.promptq"
+        )
+    return Submission(
+        endpoint=job.endpoint,
+        model=body.model,
+        body=body_for_llm(b"", job.body, whole=False),
+        queue=job.queue,
+        deadline_seconds=job.deadline_seconds,
+        metadata=job.metadata,
+    )
+
+
+@blueprint.get("/v1/jobs/<job_id>")
+@operation("Get a job", answers={200: JobAnswer}, query=WaitQuery, errors=(404,))
+def get(job_id: str) -> Response:
+    """A job as it stands. With `wait`, held until the job ends or the time is over."""
+    seconds = query(WaitQuery).wait
+    known_id(job_id)
+    found = services()
+
+    def read() -> Job:
+        return found.store.get(job_id, owner(), fields=("result",))
+
+    return _answer(found.waiter.wait(job_id, read, timeout=seconds, stop=found.stopping.is_set) if seconds else read())
+
+
+@blueprint.get("/v1/jobs")
+@operation("List jobs", answers={200: JobList}, query=JobsQuery, errors=(404,))
+def list_() -> Response:
+    """Your jobs, newest first, without their results."""
+    asked = query(JobsQuery)
+    found = services().store.list(
+        owner(),
+        statuses=[asked.status.value] if asked.status else tuple(JobStatus),
+        queue_names=[asked.queue] if asked.queue else QUEUES,
+        limit=asked.limit,
+        after=known_id(asked.after, param="after") if asked.after is not None else None,
+    )
+    return jsonify(page([job_summary(job) for job in found.jobs], has_more=found.has_more))
+
+
+@blueprint.post("/v1/jobs/<job_id>/cancel")
+@operation("Cancel a job", answers={200: JobAnswer}, errors=(404,))
+def cancel(job_id: str) -> Response:
+    """End a job; a running LLM call is aborted. A job that has ended stays as it is."""
+    services().store.cancel(known_id(job_id), owner())
+    return _answer(services().store.get(job_id, owner()))
+
+
+@blueprint.delete("/v1/jobs/<job_id>")
+@operation("Delete a job", answers={204: None}, errors=(404,))
+def delete(job_id: str) -> Response:
+    """Remove a job and its result; a running LLM call is aborted."""
+    services().store.delete(known_id(job_id), owner())
+    return Response(status=204)
+
+
+def _answer(job: Job) -> Response:
+    return jsonify(job_answer(job, services().store.position(job)))

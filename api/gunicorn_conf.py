@@ -1,0 +1,48 @@
+"""gunicorn's settings, from ours: ``gunicorn -c python:api.gunicorn_conf api.wsgi:app``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from typing import Any
+
+from prometheus_client import multiprocess
+from pydantic import ValidationError
+
+from jobs.settings import Settings
+
+try:
+    _settings = Settings()
+except ValidationError as error:
+    sys.exit(f"promptq api: {error}")
+
+if _settings.open_access and not _settings.bind_is_loopback:
+    sys.exit(
+        f"promptq api: no API key is configured, so {_settings.host} is not bound: anybody could spend your money. "
+        "Set PROMPTQ_API_KEYS (owner:key,…) or PROMPTQ_API_KEYS_FILE, or bind 127.0.0.1."
+    )
+
+_host = f"[{_settings.host}]" if ":" in _settings.host and not _settings.host.startswith("[") else _settings.host
+bind = f"{_host}:{_settings.port}"
+workers = _settings.api_workers
+worker_class = "api.gunicorn_worker.DrainingWorker"
+#: Long-polls and synchronous calls are held open by the thousand; each costs a greenlet.
+worker_connections = 10_000
+backlog = 2048
+#: Longer than the idle time-out of the usual load balancers (60 s), so that they close idle connections, not we.
+keepalive = 75
+graceful_timeout = max(5, int(_settings.grace_seconds))
+control_socket_disable = True
+accesslog = None
+loglevel = "warning"
+
+if workers > 1:
+    # prometheus_client wants the directory before it is imported by the workers.
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="promptq-metrics-"))
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the gauges of a process that has ended."""
+    if workers > 1:
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

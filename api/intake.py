@@ -1,0 +1,96 @@
+"""The one way in: every door makes its jobs here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from flask import request
+
+from api.bodies import check_prompt_size, dump
+from api.requests import JobOptions
+from api.services import owner, services
+from jobs.errors import InvalidRequest
+from jobs.model import Endpoint, NewJob, new_job_id
+from jobs.queues import QueueName
+
+_log = structlog.stdlib.get_logger("promptq.api")
+_MAX_KEY = 255
+
+#: Members of an OpenAI-shaped body that are ours to act on; the LLM does not get them.
+OURS = frozenset({"background", "background_options", "stream", "promptq"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a door has understood of a request."""
+
+    endpoint: Endpoint
+    model: str
+    #: The body for the LLM, as JSON.
+    body: bytes
+    queue: QueueName
+    deadline_seconds: float | None = None
+    metadata: Mapping[str, str] | None = None
+    background: bool = False
+
+
+def submit(submission: Submission, sent: Mapping[str, Any]) -> tuple[str, bool]:
+    """Make the job; answer its id, and whether this request made it.
+
+    ``sent`` is the request as it came: with the path it is what an Idempotency-Key stands for. Raises what
+    ``JobStore.create`` raises.
+    """
+    key = idempotency_key()
+    new = NewJob(
+        id=new_job_id(submission.endpoint),
+        owner=owner(),
+        endpoint=submission.endpoint,
+        queue=submission.queue,
+        request=submission.body,
+        model=submission.model,
+        metadata=submission.metadata or {},
+        deadline_seconds=submission.deadline_seconds,
+        idempotency_key=key,
+        fingerprint=_fingerprint(sent) if key is not None else "",
+        background=submission.background,
+    )
+    job_id, created = services().store.create(new)
+    if created:
+        services().metrics.submitted(submission.endpoint, submission.queue)
+    _log.info("job.submitted", job_id=job_id, owner=new.owner, queue=new.queue, created=created)
+    return job_id, created
+
+
+def idempotency_key() -> str | None:
+    """The request's Idempotency-Key, None if it has none. Raises ``InvalidRequest``."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 0 < len(key) <= _MAX_KEY:
+        raise InvalidRequest(f"An Idempotency-Key has 1 to {_MAX_KEY} characters.", param="Idempotency-Key")
+    return key
+
+
+def body_for_llm(raw: bytes, body: Mapping[str, Any], *, whole: bool) -> bytes:
+    """The body without what is ours: byte for byte as it came where ``whole`` and there is nothing to take out."""
+    if whole and OURS.isdisjoint(body):
+        return raw
+    return dump({name: value for name, value in body.items() if name not in OURS})
+
+
+def check_prompt(body: dict[str, Any], raw_size: int, *, prefix: str = "") -> None:
+    """Raise ``PayloadTooLarge`` if the prompt is larger than the settings allow."""
+    check_prompt_size(body, services().settings.max_prompt_bytes, raw_size, prefix=prefix)
+
+
+def options(given: JobOptions | None) -> JobOptions:
+    """The caller's own options, or none."""
+    return given or JobOptions()
+
+
+def _fingerprint(sent: Mapping[str, Any]) -> str:
+    canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{request.path}\n{canonical}".encode("ascii")).hexdigest()

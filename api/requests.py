@@ -1,0 +1,157 @@
+"""What callers send. These models check what is ours to act on; all else goes to the LLM as it came."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
+from jobs.queues import QueueName
+
+#: Longest deadline: beyond it a job would outlive what is kept of it.
+_MAX_DEADLINE = 30 * 24 * 3600
+
+
+def _no_stream(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("unsupported", "streaming is not supported yet; leave 'stream' out")
+    return value
+
+
+NoStream = Annotated[bool, AfterValidator(_no_stream), WithJsonSchema({"type": "boolean", "enum": [False]})]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+#: OpenAI's rule: up to 16 pairs, keys of up to 64 and values of up to 512 characters.
+Metadata = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+    Field(max_length=16),
+]
+Deadline = Annotated[float, Field(gt=0, le=_MAX_DEADLINE, allow_inf_nan=False)]
+
+
+class _Ours(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class _OpenAIs(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", hide_input_in_errors=True)
+
+
+class JobOptions(_Ours):
+    """PromptQ's own options on an OpenAI-shaped door (the SDK's ``extra_body={"promptq": {...}}``)."""
+
+    queue: QueueName | None = None
+    deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
+
+
+class _Body(_OpenAIs):
+    model: ModelName
+    stream: NoStream | None = None
+    promptq: JobOptions | None = None
+
+
+class BackgroundOptions(_OpenAIs):
+    """OpenAI's options of a background response."""
+
+    completion_window: Literal["soonest", "2h", "8h"] | None = Field(
+        None, description="soonest runs on the queue interactive, 2h on default, 8h on bulk."
+    )
+
+
+class ResponseBody(_Body):
+    """The body of `POST /v1/responses`, as OpenAI documents it."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["input"]}, {"required": ["prompt"]}]})
+
+    input: str | list[Any] = Field(default="", description="Text, or a list of input items.")
+    prompt: dict[str, Any] | None = Field(None, description="A prompt template that the LLM keeps.")
+    background: bool | None = None
+    background_options: BackgroundOptions | None = None
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _has_prompt(self) -> ResponseBody:
+        if "input" not in self.model_fields_set and self.prompt is None:
+            raise PydanticCustomError("no_prompt", "Missing required parameter: 'input'.")
+        return self
+
+
+class ChatBody(_Body):
+    """The body of `POST /v1/chat/completions`, as OpenAI documents it."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    metadata: Metadata | None = None
+
+
+class CompletionBody(_Body):
+    """The body of `POST /v1/completions`, as OpenAI documents it."""
+
+    prompt: str | list[Any]
+
+
+class EmbeddingBody(_Body):
+    """The body of `POST /v1/embeddings`, as OpenAI documents it."""
+
+    input: str | list[Any]
+
+
+BODIES: dict[Endpoint, type[_Body]] = {
+    RESPONSES: ResponseBody,
+    CHAT_COMPLETIONS: ChatBody,
+    COMPLETIONS: CompletionBody,
+    EMBEDDINGS: EmbeddingBody,
+}
+
+
+class _JobFields(_Ours):
+    queue: QueueName = Field("default", description="Free slots look at interactive first, then default, then bulk.")
+    metadata: Metadata | None = None
+    deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
+
+
+class EndpointJob(_JobFields):
+    """A job in full: one of the LLM's endpoints and the body for it, which goes to the LLM unchanged."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+
+
+class PromptJob(_JobFields):
+    """A job in short: a prompt, asked as one user message of a chat completion."""
+
+    prompt: str = Field(min_length=1)
+    model: ModelName | None = Field(None, description="PROMPTQ_DEFAULT_MODEL, if none is named.")
+
+
+class GenerateRequest(_Ours):
+    """The body of `POST /generate`."""
+
+    prompt: str = Field(min_length=1)
+    model: ModelName | None = Field(None, description="PROMPTQ_DEFAULT_MODEL, if none is named.")
+
+
+class PageQuery(BaseModel):
+    """Which page of a list."""
+
+    limit: int = Field(20, ge=1, le=100)
+    after: str | None = Field(None, description="The last id of the page before.")
+
+
+class JobsQuery(PageQuery):
+    """Which jobs, and which page of them."""
+
+    status: JobStatus | None = None
+    queue: QueueName | None = None
+
+
+class WaitQuery(BaseModel):
+    """How long to hold the request until the job ends."""
+
+    wait: float = Field(0, ge=0, le=60, allow_inf_nan=False, description="Seconds.")
+
+
+class InputItemsQuery(PageQuery):
+    """Which page of a response's input items, and in which order."""
+
+    order: Literal["asc", "desc"] = "desc"

@@ -1,0 +1,119 @@
+"""Waiting for a job on the caller's own connection, and answering with what the LLM answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from flask import Response, jsonify, request
+
+from api.disconnects import on_disconnect
+from api.errors import error_response
+from api.intake import idempotency_key
+from api.services import owner, services
+from jobs import errors
+from jobs.errors import JobCancelled, LLMError, NotFound, StoreUnavailable, WaitTimeout
+from jobs.model import Job, JobStatus
+from jobs.scripts import EXPIRED_ERROR
+
+_CLIENT_GONE = 499
+
+
+class ClientGone(Exception):
+    """Raised in a view whose client has closed the connection; nobody will see its answer."""
+
+
+def wait_for(job_id: str, *, created: bool) -> Job:
+    """The job once it has ended.
+
+    Raises ``WaitTimeout`` after ``PROMPTQ_MAX_WAIT``, ``JobCancelled`` if the job was cancelled or deleted meanwhile,
+    and ``ClientGone`` if the caller went away. The last cancels the job, unless it came with an Idempotency-Key: such a
+    caller may come back for the answer, and a cancelled job would be paid for twice.
+    """
+    found = services()
+    may_cancel = created and idempotency_key() is None
+    gone = threading.Event()
+    wake = threading.Event()
+
+    def on_gone() -> None:
+        gone.set()
+        wake.set()
+
+    def read() -> Job:
+        return found.store.get(job_id, owner(), fields=("request", "result"))
+
+    try:
+        with on_disconnect(request.environ, on_gone):
+            job = found.waiter.wait(
+                job_id,
+                read,
+                timeout=found.settings.max_wait,
+                stop=lambda: gone.is_set() or found.closing.is_set(),
+                wake=wake,
+            )
+    except NotFound:
+        raise JobCancelled(f"The job {job_id} was deleted while this request waited for it.") from None
+    except StoreUnavailable as error:
+        # The job was accepted: a plain 503 would make the SDK send it again, to be paid for again.
+        raise WaitTimeout(_still_running(job_id, "The job store went away while this request waited")) from error
+    if job.status.terminal:
+        return job
+    if gone.is_set():
+        if may_cancel:
+            found.store.cancel(job_id, owner())
+        raise ClientGone
+    why = "The server is restarting" if found.closing.is_set() else "The job did not end in time for this request"
+    raise WaitTimeout(_still_running(job_id, why))
+
+
+def _still_running(job_id: str, why: str) -> str:
+    return f"{why}; it goes on as {job_id}: see GET /v1/jobs/{job_id}."
+
+
+def relay(job: Job, render: Callable[[Job], Response]) -> Response:
+    """The ended job as the LLM's own answer: its result as ``render`` has it, or its status and error."""
+    if job.status is JobStatus.CANCELLED:
+        raise JobCancelled(f"The job {job.id} was cancelled.")
+    response = render(job) if job.result is not None else _relay_error(job)
+    response.headers["x-promptq-job-id"] = job.id
+    return response
+
+
+def result_as_it_came(job: Job) -> Response:
+    """The result, byte for byte."""
+    return Response(job.result, mimetype="application/json")
+
+
+def _relay_error(job: Job) -> Response:
+    error = job.error or {"code": "internal_error", "message": "The job failed."}
+    upstream = error.get("upstream_error")
+    status = error.get("upstream_status")
+    if upstream and status:
+        response = jsonify({"error": upstream})
+        response.status_code = status
+    else:
+        ours = _BY_CODE.get(error["code"])
+        response = error_response(
+            error["message"],
+            # An error without a body of its own (a proxy's, say) still keeps the LLM's status.
+            status=status if status and status >= 400 else (ours.http_status if ours else 504),
+            error_type=ours.error_type if ours else "timeout_error",
+            code=error["code"],
+        )
+    # Its retries are done and paid for; the SDK would begin them again.
+    response.headers["x-should-retry"] = "false"
+    return response
+
+
+def _llm_errors() -> dict[str, type[LLMError]]:
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, LLMError)]
+    return {cls.code: cls for cls in classes}
+
+
+_BY_CODE = _llm_errors()
+assert EXPIRED_ERROR["code"] not in _BY_CODE  # it is a 504: the caller's own deadline
+
+
+def client_gone_response() -> Response:
+    """What is logged for a caller who went away (nginx's 499)."""
+    return Response(status=_CLIENT_GONE)

@@ -1,0 +1,106 @@
+"""Holding callers until their job ends, woken by Redis and not by polling it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from jobs.model import Job
+from jobs.queues import EVENTS_CHANNEL
+
+_log = structlog.stdlib.get_logger("promptq.api")
+
+
+class Waiter:
+    """One subscription per process to the ends of jobs, shared by all callers that wait."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
+        self._lock = threading.Lock()
+        self._started = False
+        self._subscribed = threading.Event()
+
+    def wait(
+        self,
+        job_id: str,
+        read: Callable[[], Job],
+        *,
+        timeout: float,
+        stop: Callable[[], bool] = lambda: False,
+        wake: threading.Event | None = None,
+    ) -> Job:
+        """Read the job until it has ended, ``timeout`` seconds have passed or ``stop`` says so; answer the last reading.
+
+        Between two readings nothing is asked of Redis: what wakes us is the event of the job's end, a new connection
+        (events may have been missed on the old one), or ``wake`` being set.
+        """
+        deadline = time.monotonic() + timeout
+        event = wake or threading.Event()
+        self._start()
+        # Registered before the first reading, so that an end in between is not missed.
+        with self._lock:
+            self._waiting[job_id].add(event)
+        try:
+            self._subscribed.wait(min(timeout, 2.0))
+            while True:
+                event.clear()
+                job = read()
+                left = deadline - time.monotonic()
+                if job.status.terminal or left <= 0 or stop():
+                    return job
+                event.wait(left)
+        finally:
+            with self._lock:
+                self._waiting[job_id].discard(event)
+                if not self._waiting[job_id]:
+                    del self._waiting[job_id]
+
+    def wake_all(self) -> None:
+        """Let every waiting caller look again."""
+        with self._lock:
+            for events in self._waiting.values():
+                for event in events:
+                    event.set()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        threading.Thread(target=self._listen, name="promptq-events", daemon=True).start()
+
+    def _listen(self) -> None:
+        pause = 0.1
+        while True:
+            pubsub = self._client.pubsub()
+            try:
+                pubsub.subscribe(EVENTS_CHANNEL)
+                while True:
+                    message = pubsub.get_message(timeout=15.0)
+                    if message is None:
+                        continue
+                    if message["type"] == "subscribe":
+                        pause = 0.1
+                        self._subscribed.set()
+                        self.wake_all()
+                    elif message["type"] == "message":
+                        self._wake(message["data"].decode().partition(" ")[0])
+            except RedisError as error:
+                self._subscribed.clear()
+                _log.warning("events.disconnected", error=type(error).__name__, retry_in=pause)
+            finally:
+                pubsub.close()
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    def _wake(self, job_id: str) -> None:
+        with self._lock:
+            for event in self._waiting.get(job_id, ()):
+                event.set()

@@ -1,0 +1,5 @@
+"""Makes ``python -m cli`` the same as ``promptq``."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,147 @@
+"""The API of a running PromptQ, as the commands use it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx2
+
+from cli.client.errors import ClientError, Unreachable
+
+Job = dict[str, Any]
+
+ENDED = frozenset({"completed", "failed", "cancelled", "incomplete"})
+_ANSWER = 30.0  # how long an answer may take that is not asked to wait
+_LONG_POLL = 30.0
+_PATIENCE = 30.0  # how long a waiting command puts up with an API that is away, being restarted for example
+_PAUSE = 1.0
+
+
+class Api:
+    """A connection to the API at ``url``; every method raises `ClientError` when the API refuses or is not there."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._http = httpx2.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=_ANSWER,
+                # A proxy that the environment names cannot reach this machine's loopback.
+                trust_env=not _is_loopback(self.url),
+            )
+        except (httpx2.InvalidURL, ValueError) as error:  # a ValueError: half an IPv6 address, or a key beyond ASCII
+            raise ClientError(f"--url or --api-key is not usable: {error}") from error
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def submit(self, body: Mapping[str, object], *, idempotency_key: str | None = None) -> Job:
+        """Make a job."""
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return self._call("POST", "/v1/jobs", json_body=body, headers=headers)
+
+    def get(self, job_id: str, *, wait: float = 0) -> Job:
+        """Return the job, at its end or after ``wait`` seconds (60 at most)."""
+        params = {"wait": f"{wait:g}"} if wait else {}
+        return self._call("GET", _job(job_id), params=params, timeout=_ANSWER + wait)
+
+    def wait(self, job_id: str, *, seconds: float) -> Job:
+        """Return the job at its end, or as it is after ``seconds``; puts up with an API that is away for a while."""
+        deadline = time.monotonic() + seconds
+        away_until: float | None = None
+        while True:
+            asked = time.monotonic()
+            try:
+                job = self.get(job_id, wait=max(0.0, min(_LONG_POLL, deadline - asked)))
+            except ClientError as error:
+                now = time.monotonic()
+                away_until = away_until or now + _PATIENCE
+                if not _passing(error) or now + _PAUSE > min(away_until, deadline):
+                    raise
+                time.sleep(_PAUSE)
+                continue
+            away_until = None
+            now = time.monotonic()
+            if job.get("status") in ENDED or now >= deadline:
+                return job
+            # A server that shuts down answers long-polls at once: do not spin.
+            time.sleep(max(0.0, min(asked + _PAUSE, deadline) - now))
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel the job; one that has ended stays as it is."""
+        return self._call("POST", f"{_job(job_id)}/cancel")
+
+    def list(self, **params: str | int | None) -> dict[str, Any]:
+        """Return a page of jobs, newest first; parameters that are None are left out."""
+        return self._call("GET", "/v1/jobs", params={name: str(value) for name, value in params.items() if value})
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json_body: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = _ANSWER,
+    ) -> dict[str, Any]:
+        try:
+            answer = self._http.request(
+                method, path, json=json_body, params=dict(params or {}), headers=dict(headers or {}), timeout=timeout
+            )
+        except httpx2.ConnectError as error:
+            message = (
+                f"no PromptQ answers at {self.url} ({error}): start one with `promptq up`, or name yours with --url"
+            )
+            raise Unreachable(message) from error
+        except httpx2.TimeoutException as error:
+            raise Unreachable(f"{self.url} did not answer in {timeout:g} s") from error
+        except httpx2.RequestError as error:
+            raise Unreachable(f"the connection to {self.url} failed: {error}") from error
+        return _read(answer, self.url)
+
+
+def _read(answer: httpx2.Response, url: str) -> dict[str, Any]:
+    try:
+        content = answer.json()
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        message = f"{url} answered HTTP {answer.status_code} without a JSON object: is that PromptQ's address?"
+        raise ClientError(message, status=answer.status_code)
+    if answer.is_success:
+        return content
+    error = content.get("error")
+    if not isinstance(error, dict):
+        raise ClientError(f"{url} answered HTTP {answer.status_code}", status=answer.status_code)
+    message, param = str(error.get("message") or f"HTTP {answer.status_code}"), str(error.get("param") or "")
+    if param not in message:
+        message += f" [{param}]"
+    raise ClientError(message, code=error.get("code") or error.get("type"), status=answer.status_code)
+
+
+def _passing(error: ClientError) -> bool:
+    """Whether the trouble may be over in a moment, so that waiting goes on."""
+    return isinstance(error, Unreachable) or error.status in {429, 502, 503, 504}
+
+
+def _job(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,71 @@
+"""The directory that holds what a stack keeps: the queue's data, its logs, and what the running processes leave."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from cli.stack.errors import StackError
+
+
+class DataDir:
+    """One data directory, owned by at most one ``promptq up`` at a time for as long as the ``with`` lasts.
+
+    Raises `StackError` when another process owns it or when it cannot be made. Jobs hold prompts, so nobody but the
+    user may read it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.logs = self.root / "logs"
+        self.valkey = self.root / "valkey"
+        self.run = self.root / "run"
+        self.metrics = self.run / "metrics"
+        self._lock: int | None = None
+
+    def __enter__(self) -> DataDir:
+        try:
+            self._make()
+            self._acquire()
+            # Only now: what lies here belongs to the owner, and a stale ready file would be believed.
+            shutil.rmtree(self.run, ignore_errors=True)
+            for folder in (self.logs, self.valkey, self.run, self.metrics):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            self._release()
+            raise StackError(f"cannot use the data directory {self.root}: {error.strerror} (--data-dir)") from error
+        except StackError:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._release()
+
+    def _make(self) -> None:
+        if self.root.exists():
+            return
+        self.root.mkdir(mode=0o700, parents=True)
+        (self.root / ".gitignore").write_text("*\n")
+
+    def _acquire(self) -> None:
+        self._lock = os.open(self.root / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._lock, 32).decode(errors="replace").strip()
+            raise StackError(
+                f"the data directory {self.root} is in use by another `promptq up` (process {holder or 'unknown'}): "
+                "stop it, or choose another with --data-dir"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _release(self) -> None:
+        # The file stays: removing it would let two owners lock two files of one name.
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -1,0 +1,129 @@
+"""Which parts a stack has: their command lines, their addresses, their order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.stack import valkey
+from cli.stack.datadir import DataDir
+from cli.stack.ports import reachable
+from cli.stack.processes import Part
+from cli.stack.ready import file_written, http_ok, redis_answers
+from cli.stack.surroundings import for_children
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user chose, with every port settled. A part that is not ours to start has no port (None)."""
+
+    host: str
+    port: int
+    redis_port: int | None
+    redis_url: str
+    simulator_port: int | None
+    simulator_latency: float
+    llm_url: str
+    flower_port: int | None
+    workers: int
+    concurrency: int
+    api_workers: int
+    grace: float
+
+    @property
+    def api_url(self) -> str:
+        """Where the API answers."""
+        return f"http://{reachable(self.host)}:{self.port}"
+
+    @property
+    def flower_url(self) -> str | None:
+        """Where Flower answers, if it runs."""
+        return None if self.flower_port is None else f"http://127.0.0.1:{self.flower_port}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts in waves (those of one wave start at once), and their names in the order in which they stop."""
+
+    waves: Sequence[Sequence[Part]]
+    stages: Sequence[Sequence[str]]
+
+
+def make(choices: Choices, *, folder: DataDir, environ: Mapping[str, str]) -> Plan:
+    """Return the plan for ``choices``; raises `StackError` where a server that is needed is not installed."""
+    simulated = choices.simulator_port is not None
+    changes = {
+        "PROMPTQ_HOST": choices.host,
+        "PROMPTQ_PORT": str(choices.port),
+        "PROMPTQ_REDIS_URL": choices.redis_url,
+        "PROMPTQ_CONCURRENCY": str(choices.concurrency),
+        "PROMPTQ_API_WORKERS": str(choices.api_workers),
+        # Sooner than we kill: what still runs is then handed back at once, not when its lease has run out.
+        "PROMPTQ_GRACE_SECONDS": f"{choices.grace * 0.7:g}",
+    }
+    if simulated:
+        changes |= {"OPENAI_BASE_URL": choices.llm_url, "OPENAI_API_KEY": "simulator"}
+    env = for_children(environ, changes, simulated=simulated)
+    workers = [_worker(f"worker-{number}", env, folder.run) for number in range(1, choices.workers + 1)]
+    first = [*_redis(choices, env, folder.valkey), *_simulator(choices, env)]
+    second = [_api(choices, env, folder.metrics), *workers, _scheduler(env, folder.run), *_flower(choices, env)]
+    stages = [["flower"], ["api"], ["scheduler"], [part.name for part in workers], ["simulator"], ["redis"]]
+    return Plan(waves=[first, second], stages=stages)
+
+
+def _python(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *words)
+
+
+def _redis(choices: Choices, env: Mapping[str, str], directory: Path) -> list[Part]:
+    port = choices.redis_port
+    if port is None:
+        return []
+    command = valkey.command(valkey.find_server(), port)
+    return [Part("redis", command, env, redis_answers(choices.redis_url), f"127.0.0.1:{port}", cwd=directory)]
+
+
+def _simulator(choices: Choices, env: Mapping[str, str]) -> list[Part]:
+    port = choices.simulator_port
+    if port is None:
+        return []
+    latency = f"{choices.simulator_latency:g}"
+    command = _python("simulator", "--host", "127.0.0.1", "--port", str(port), "--latency", latency)
+    return [Part("simulator", command, env, http_ok(f"http://127.0.0.1:{port}/healthz"), choices.llm_url)]
+
+
+def _api(choices: Choices, env: Mapping[str, str], metrics: Path) -> Part:
+    command = _python("gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app")
+    # Several processes share their counts through files; ours are removed at the next start, gunicorn's own never.
+    own = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)} if choices.api_workers > 1 else {}
+    return Part("api", command, {**env, **own}, http_ok(f"{choices.api_url}/readyz"), choices.api_url)
+
+
+def _worker(name: str, env: Mapping[str, str], run: Path) -> Part:
+    ready = run / f"{name}.ready"
+    own = {"PROMPTQ_WORKER_NAME": name, "PROMPTQ_WORKER_READY_FILE": str(ready)}
+    return Part(name, _python("worker"), {**env, **own}, file_written(ready))
+
+
+def _scheduler(env: Mapping[str, str], run: Path) -> Part:
+    ready = run / "scheduler.ready"
+    own = {"PROMPTQ_SCHEDULER_READY_FILE": str(ready)}
+    return Part("scheduler", _python("worker.scheduler"), {**env, **own}, file_written(ready))
+
+
+def _flower(choices: Choices, env: Mapping[str, str]) -> list[Part]:
+    if choices.flower_port is None:
+        return []
+    command = _python(
+        *("celery", "-A", "worker.celery_app:app", "flower"),
+        # Loopback whatever --host says: its pages are open to anybody who reaches them.
+        "--address=127.0.0.1",
+        f"--port={choices.flower_port}",
+        "--read_only=True",
+        "--persistent=False",
+        "--purge_offline_workers=60",
+        "--max_tasks=10000",
+    )
+    return [Part("flower", command, env, http_ok(f"{choices.flower_url}/healthcheck"), f"{choices.flower_url}")]

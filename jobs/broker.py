@@ -1,0 +1,86 @@
+"""The Celery app, configured once for every process, and the messages that name a job."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from typing import Any, Final
+
+from celery import Celery
+from kombu import Connection, Queue
+
+from jobs import queues
+from jobs.settings import Settings
+
+_PLACEHOLDER: Final = "00000000-0000-0000-0000-00000000f00d"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The app that workers, Flower and the message maker share. Results are ours to keep, not Celery's."""
+    app = Celery("promptq", broker=settings.redis_url)
+    app.conf.update(
+        task_queues=[Queue(queues.celery_queue(name), routing_key=queues.celery_queue(name)) for name in queues.QUEUES],
+        task_default_queue=queues.celery_queue(queues.DEFAULT),
+        task_create_missing_queues=False,
+        task_ignore_result=True,
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        worker_consumer="worker.consumer:RefillingConsumer",
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        # Redis may be away for long; a worker waits for it for as long as it takes.
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        broker_transport_options={
+            "visibility_timeout": settings.visibility_timeout,
+            "queue_order_strategy": "priority",
+            "socket_timeout": 10,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    )
+    return app
+
+
+class MessageMaker:
+    """Writes the Celery message that tells a worker to look at a job, for an atomic step to push.
+
+    The message is Celery's own: one is published to an in-memory broker at start-up and serves as the template. It
+    carries the job's id alone, as the task's id too, so that Flower shows tasks by job id.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._templates = {queue: self._capture(app, queue) for queue in queues.QUEUES}
+
+    def message(self, job_id: str, queue: str) -> str:
+        """The JSON that kombu would push to the queue's list; each has a delivery tag of its own."""
+        head, body = self._templates[queue]
+        encoded = base64.b64encode(body.replace(_PLACEHOLDER, job_id).encode()).decode()
+        return head.replace(_PLACEHOLDER, job_id).replace("%TAG%", str(uuid.uuid4())).replace("%BODY%", encoded)
+
+    @staticmethod
+    def _capture(app: Celery, queue: str) -> tuple[str, str]:
+        name = queues.celery_queue(queue)
+        with Connection("memory://") as connection, connection.channel() as channel:
+            target = Queue(name, routing_key=name)
+            target(channel).declare()
+            with app.amqp.Producer(channel, auto_declare=False) as producer:
+                app.send_task(
+                    queues.RUN_JOB,
+                    args=(_PLACEHOLDER,),
+                    argsrepr=f"('{_PLACEHOLDER}',)",
+                    kwargsrepr="{}",
+                    task_id=_PLACEHOLDER,
+                    queue=target,
+                    producer=producer,
+                    ignore_result=True,
+                )
+            raw: dict[str, Any] = channel._get(name)
+        body = base64.b64decode(raw["body"]).decode()
+        raw["body"] = "%BODY%"
+        raw["properties"]["delivery_tag"] = "%TAG%"
+        return json.dumps(raw), body

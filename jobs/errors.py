@@ -1,0 +1,201 @@
+"""One tree of errors; each class carries its code, its HTTP status and whether another try is worth it.
+
+PromptQError
+├── RequestError                        the caller's to mend (4xx)
+│   ├── InvalidRequest                  400
+│   ├── Unauthorized                    401
+│   ├── Forbidden                       403
+│   ├── NotFound                        404
+│   ├── IdempotencyConflict             409
+│   ├── JobCancelled                    409
+│   └── PayloadTooLarge                 413
+├── Unavailable                         503
+│   ├── StoreUnavailable                nothing was done
+│   ├── StoreFull                       nothing was done
+│   └── AcceptanceUnknown               the reply was lost
+├── WaitTimeout                         504
+└── LLMError                            the LLM's call did not bring what was asked for
+    ├── LLMRejected                     a final 4xx
+    ├── LLMRateLimited                  429
+    ├── LLMUnavailable                  408, 409, 5xx
+    ├── LLMUnreachable                  no connection, or it was cut
+    ├── LLMTimeout                      no answer in time
+    └── LLMBadAnswer                    an answer that is not what was promised
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PromptQError(Exception):
+    """Root of all errors that PromptQ raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    http_status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "server_error"
+    #: Whether repeating the same thing may succeed.
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class RequestError(PromptQError):
+    """Raised when the caller has to change the request."""
+
+    http_status = 400
+    error_type = "invalid_request_error"
+
+
+class InvalidRequest(RequestError):
+    """Raised when a request is malformed or a value in it is of the wrong kind."""
+
+    code = "invalid_request"
+
+
+class Unauthorized(RequestError):
+    """Raised when no valid API key was given."""
+
+    code = "invalid_api_key"
+    http_status = 401
+    error_type = "authentication_error"
+
+
+class Forbidden(RequestError):
+    """Raised when an open server is reached in a way that only a foreign web page would use."""
+
+    code = "forbidden"
+    http_status = 403
+    error_type = "permission_error"
+
+
+class NotFound(RequestError):
+    """Raised when the caller has no job of that id."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class IdempotencyConflict(RequestError):
+    """Raised when an Idempotency-Key comes back with another request."""
+
+    code = "idempotency_key_reused"
+    http_status = 409
+
+
+class JobCancelled(RequestError):
+    """Raised to a waiting caller whose job was cancelled or deleted by another request."""
+
+    code = "job_cancelled"
+    http_status = 409
+
+
+class PayloadTooLarge(RequestError):
+    """Raised when a body or a prompt is larger than the settings allow."""
+
+    code = "payload_too_large"
+    http_status = 413
+
+
+class Unavailable(PromptQError):
+    """Raised when the service cannot answer now."""
+
+    code = "service_unavailable"
+    http_status = 503
+    retryable = True
+
+
+class StoreUnavailable(Unavailable):
+    """Raised when Redis cannot be reached; nothing was done."""
+
+    code = "store_unavailable"
+
+
+class StoreFull(Unavailable):
+    """Raised when Redis refuses to take more (``OOM`` under ``noeviction``); nothing was done."""
+
+    code = "store_full"
+
+
+class AcceptanceUnknown(Unavailable):
+    """Raised when Redis was asked to make a job and its answer was lost."""
+
+    code = "acceptance_unknown"
+
+
+class WaitTimeout(PromptQError):
+    """Raised when a synchronous call outlasts ``PROMPTQ_MAX_WAIT``; its job goes on."""
+
+    code = "wait_timeout"
+    http_status = 504
+    error_type = "timeout_error"
+
+
+class LLMError(PromptQError):
+    """Raised when a call of the LLM did not bring what was asked for.
+
+    ``upstream_status`` and ``upstream_error`` are the LLM's own HTTP status and error object, where it answered;
+    ``upstream_request_id`` its request id. ``retry_after`` is in seconds.
+    """
+
+    http_status = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        upstream_status: int | None = None,
+        upstream_error: dict[str, object] | None = None,
+        upstream_request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.upstream_status = upstream_status
+        self.upstream_error = upstream_error
+        self.upstream_request_id = upstream_request_id
+
+
+class LLMRejected(LLMError):
+    """Raised when the LLM refuses the request for good (400, 401, 403, 404, 422, content policy)."""
+
+    code = "llm_rejected"
+
+
+class LLMRateLimited(LLMError):
+    """Raised when the LLM answers 429."""
+
+    code = "llm_rate_limited"
+    retryable = True
+
+
+class LLMUnavailable(LLMError):
+    """Raised when the LLM answers 408, 409 or 5xx."""
+
+    code = "llm_unavailable"
+    retryable = True
+
+
+class LLMUnreachable(LLMError):
+    """Raised when there is no connection to the LLM, or it was cut."""
+
+    code = "llm_unreachable"
+    retryable = True
+
+
+class LLMTimeout(LLMError):
+    """Raised when the LLM gave no full answer in time."""
+
+    code = "llm_timeout"
+    http_status = 504
+    retryable = True
+
+
+class LLMBadAnswer(LLMError):
+    """Raised when the LLM's answer is not the JSON that its API promises."""
+
+    code = "llm_bad_answer"
+    retryable = True

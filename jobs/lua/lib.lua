@@ -1,0 +1,97 @@
+-- Shared by every step: it stands before each script when it is loaded (jobs/scripts.py), after PREFIX and TTL names.
+-- All times are milliseconds of the server's clock, so that no two machines have to agree on the time.
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function key(name) return PREFIX .. name end
+local function job_key(id) return PREFIX .. 'job:' .. id end
+
+-- One leaf per owner, kind, status and queue: a listing merges the newest of a few leaves, whatever their size.
+local function leaf(job, status)
+  return PREFIX .. 'index:' .. job.owner .. ':' .. job.kind .. ':' .. status .. ':' .. job.queue
+end
+
+local FIELDS = {'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'deadline', 'head'}
+
+local function load(id)
+  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
+  if not values[1] then return nil end
+  local job = {id = id}
+  for i, name in ipairs(FIELDS) do job[name] = values[i] or nil end
+  return job
+end
+
+local TERMINAL = {completed = true, failed = true, cancelled = true, incomplete = true}
+
+local function set_status(job, status)
+  redis.call('ZREM', leaf(job, job.status), job.id)
+  redis.call('ZADD', leaf(job, status), job.seq, job.id)
+  redis.call('HSET', job_key(job.id), 'status', status)
+  job.status = status
+end
+
+-- When nobody waits, each message that is left in the list is stale (its job was cancelled, or is a duplicate). Dropping
+-- them here keeps the list from growing while no worker runs.
+local function leave_waiting(job)
+  redis.call('ZREM', key('waiting:' .. job.queue), job.id)
+  if redis.call('EXISTS', key('waiting:' .. job.queue)) == 0 then
+    redis.call('DEL', LIST_PREFIX .. job.queue)
+  end
+end
+
+-- Make a job runnable: `message` is the Celery message that names it; `at` when it began to count in the backlog.
+-- One that jumps to the head of the queue is marked: when it is claimed, lower numbers have not been passed over.
+local function enqueue(job, message, at, head)
+  local seq = redis.call('INCR', key('seq'))
+  redis.call('HSET', job_key(job.id), 'eseq', seq)
+  if head then
+    redis.call('HSET', job_key(job.id), 'head', 1)
+  else
+    redis.call('HDEL', job_key(job.id), 'head')
+  end
+  redis.call('ZADD', key('waiting:' .. job.queue), seq, job.id)
+  redis.call('ZADD', key('backlog:' .. job.queue), 'NX', at, job.id)
+  redis.call(head and 'RPUSH' or 'LPUSH', LIST_PREFIX .. job.queue, message)
+  return seq
+end
+
+-- Take a job out of everything that makes it run again.
+local function leave_all(job)
+  leave_waiting(job)
+  redis.call('ZREM', key('backlog:' .. job.queue), job.id)
+  redis.call('ZREM', key('leases'), job.id)
+  redis.call('ZREM', key('scheduled'), job.id)
+  redis.call('ZREM', key('deadlines'), job.id)
+end
+
+-- The leaf of a finished job is written into the purge list, since the record itself will be gone by then.
+local function purge_member(job)
+  return leaf(job, job.status) .. ' ' .. job.id
+end
+
+local function purge(at, limit)
+  local due = redis.call('ZRANGEBYSCORE', key('expiring'), '-inf', at, 'LIMIT', 0, limit)
+  for _, member in ipairs(due) do
+    local index, id = member:match('^(%S+) (%S+)$')
+    redis.call('ZREM', index, id)
+    redis.call('ZREM', key('expiring'), member)
+  end
+  return #due
+end
+
+-- The one way to end: every terminal state goes through here. `fields` is a flat list of record fields to set.
+local function finish(job, status, fields, at, ttl)
+  local was_running = job.status == 'in_progress'
+  leave_all(job)
+  set_status(job, status)
+  redis.call('HSET', job_key(job.id), 'finished', at, unpack(fields))
+  redis.call('PEXPIRE', job_key(job.id), ttl)
+  redis.call('ZADD', key('expiring'), at + ttl, purge_member(job))
+  if job.idem then redis.call('PEXPIRE', job.idem, ttl) end
+  redis.call('PUBLISH', EVENTS_CHANNEL, job.id .. ' ' .. status)
+  purge(at, 4)
+  return was_running
+end

@@ -1,0 +1,24 @@
+-- Give a running job back to the head of its queue, with no attempt counted. ARGV: mode, id, claim id, message.
+-- Mode 'handback': by its own worker, whose claim id must match. Mode 'recover': by the scheduler, if its lease ran out.
+-- Answers done, or gone, ended, fenced, alive.
+local mode, id, claim, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local job = load(id)
+if not job then
+  redis.call('ZREM', key('leases'), id)
+  return 'gone'
+end
+if TERMINAL[job.status] then return 'ended' end
+if job.status ~= 'in_progress' then return 'fenced' end
+local at = now()
+if mode == 'handback' then
+  if job.claim ~= claim then return 'fenced' end
+else
+  local expires = redis.call('ZSCORE', key('leases'), id)
+  if expires and tonumber(expires) > at then return 'alive' end
+  redis.call('HINCRBY', job_key(id), 'strikes', 1)
+end
+redis.call('HINCRBY', job_key(id), 'attempt', -1)
+redis.call('ZREM', key('leases'), id)
+set_status(job, 'queued')
+enqueue(job, message, at, true)
+return 'done'

@@ -1,0 +1,55 @@
+"""Names that processes must agree on: queues, Celery task names, Redis keys and channels. Constants only."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+QueueName = Literal["interactive", "default", "bulk"]
+INTERACTIVE: Final = "interactive"
+DEFAULT: Final = "default"
+BULK: Final = "bulk"
+#: In order of preference: a worker with a free slot looks at the first queue first.
+QUEUES: Final[tuple[QueueName, ...]] = (INTERACTIVE, DEFAULT, BULK)
+
+RUN_JOB: Final = "promptq.run_job"
+
+#: Every key of ours begins with this. ``jobs/lua`` gets it from here.
+PREFIX: Final = "promptq:"
+#: Terminal states, as ``job-id status``; what wakes those who wait for a job.
+EVENTS_CHANNEL: Final = PREFIX + "events"
+#: Ids of running jobs that were cancelled or deleted; what makes workers abort their calls.
+ABORTS_CHANNEL: Final = PREFIX + "aborts"
+LEASES: Final = PREFIX + "leases"
+SCHEDULED: Final = PREFIX + "scheduled"
+DEADLINES: Final = PREFIX + "deadlines"
+EXPIRING: Final = PREFIX + "expiring"
+TICK: Final = PREFIX + "tick"
+
+OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+JOB_ID_PATTERN: Final = re.compile(r"(job|resp)_[0-9a-f]{32}")
+
+
+def job_key(job_id: str) -> str:
+    """The hash that is the record of one job."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def waiting_key(queue: str) -> str:
+    """The sorted set of a queue's waiting jobs, by enqueueing number."""
+    return f"{PREFIX}waiting:{queue}"
+
+
+def backlog_key(queue: str) -> str:
+    """The sorted set of a queue's waiting and running jobs: its length is what KEDA scales on."""
+    return f"{PREFIX}backlog:{queue}"
+
+
+def claimed_key(queue: str) -> str:
+    """The highest enqueueing number that was claimed from a queue."""
+    return f"{PREFIX}claimed:{queue}"
+
+
+def celery_queue(queue: str) -> str:
+    """The Celery queue, which is a Redis list of the same name."""
+    return f"promptq.{queue}"

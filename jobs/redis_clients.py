@@ -1,0 +1,60 @@
+"""Redis clients with blocking, bounded pools and bounded waits, one kind for each use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import BlockingConnectionPool, Redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from jobs.settings import Settings
+
+
+class NotSent(RedisConnectionError):
+    """Raised when no connection could be had, so that the command has certainly not run."""
+
+
+class _Pool(BlockingConnectionPool):
+    """A bounded pool whose callers wait for a free connection, and that tells apart what was never sent."""
+
+    def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+        try:
+            return super().get_connection(command_name, *keys, **options)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise NotSent(str(error)) from error
+
+
+def api_client(settings: Settings) -> Redis:
+    """A client that never tries twice and gives up within about two seconds, so that a 503 comes in time.
+
+    With one try only, an error tells for sure whether a command may have run (see ``JobStore.create``).
+    """
+    return _client(settings, timeout=settings.redis_timeout, pool_wait=1.0, retry=Retry(NoBackoff(), 0))
+
+
+def worker_client(settings: Settings) -> Redis:
+    """A client that rides out a short trouble: every step is safe to replay, so it is simply sent again."""
+    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), 3, (RedisConnectionError, RedisTimeoutError))
+    return _client(settings, timeout=5.0, pool_wait=30.0, retry=retry)
+
+
+def listener_client(settings: Settings) -> Redis:
+    """A client for one subscriber; its reader decides itself how long to wait."""
+    return _client(settings, timeout=5.0, pool_wait=1.0, retry=Retry(NoBackoff(), 0))
+
+
+def _client(settings: Settings, *, timeout: float, pool_wait: float, retry: Retry) -> Redis:
+    pool = _Pool.from_url(
+        settings.redis_url,
+        max_connections=settings.redis_max_connections,
+        timeout=pool_wait,
+        socket_timeout=timeout,
+        socket_connect_timeout=min(timeout, 0.5) if timeout < 5 else 2.0,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=retry,
+    )
+    return Redis(connection_pool=pool)

@@ -1,0 +1,56 @@
+"""The atomic steps of ``jobs/lua``, loaded once per client."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Final
+
+from redis import Redis
+from redis.commands.core import Script
+
+from jobs import queues
+
+#: What a job gets that outlived its deadline. Its code is part of the API.
+EXPIRED_ERROR: Final = {"code": "deadline_exceeded", "message": "The job did not end before its deadline."}
+
+#: All but this one may go on when Redis is full: they free memory, or keep what was accepted.
+_DENIED_WHEN_FULL: Final = frozenset({"create"})
+
+
+class Scripts:
+    """One attribute per atomic step; each is called with ``args`` and runs as EVALSHA."""
+
+    def __init__(self, client: Redis) -> None:
+        self.create = self._load(client, "create")
+        self.claim = self._load(client, "claim")
+        self.renew = self._load(client, "renew")
+        self.complete = self._load(client, "complete")
+        self.retry = self._load(client, "retry")
+        self.release = self._load(client, "release")
+        self.promote = self._load(client, "promote")
+        self.repair = self._load(client, "repair")
+        self.expire = self._load(client, "expire")
+        self.cancel = self._load(client, "cancel")
+        self.delete = self._load(client, "delete")
+        self.list = self._load(client, "list")
+        self.purge = self._load(client, "purge")
+
+    @staticmethod
+    def _load(client: Redis, name: str) -> Script:
+        folder = files("jobs") / "lua"
+        shebang = "#!lua" if name in _DENIED_WHEN_FULL else "#!lua flags=allow-oom"
+        parts = [shebang, _constants(), (folder / "lib.lua").read_text(), (folder / f"{name}.lua").read_text()]
+        return client.register_script("\n".join(parts))
+
+
+def _constants() -> str:
+    names = {
+        "PREFIX": queues.PREFIX,
+        "LIST_PREFIX": queues.celery_queue(""),
+        "EVENTS_CHANNEL": queues.EVENTS_CHANNEL,
+        "ABORTS_CHANNEL": queues.ABORTS_CHANNEL,
+        "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
+    }
+    # A JSON string of ASCII without backslash escapes other than \" is a Lua string, too.
+    return "\n".join(f"local {name} = {json.dumps(value)}" for name, value in names.items())

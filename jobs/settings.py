@@ -1,0 +1,172 @@
+"""Every setting of every process, in one frozen object. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from jobs.queues import OWNER_PATTERN, QUEUES
+
+LOCAL_OWNER = "local"
+
+
+class Settings(BaseSettings):
+    """The settings of one process, read once from ``PROMPTQ_*`` (and ``OPENAI_*``); immutable afterwards.
+
+    Durations are in seconds and sizes in bytes. Raises pydantic's ``ValidationError``, which names the variable, on a
+    value that makes no sense.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PROMPTQ_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey (7.0 or newer).")
+    redis_max_connections: int = Field(
+        100, ge=4, description="Connections that one process may hold; callers beyond it wait for a free one."
+    )
+    redis_timeout: float = Field(
+        1.5, gt=0, description="How long the API waits for one answer of Redis. Connecting has half a second on top."
+    )
+
+    host: str = Field("127.0.0.1", description="Address that the API binds. Without API keys only loopback is allowed.")
+    port: int = Field(8000, ge=0, le=65535, description="Port that the API binds.")
+    api_workers: int = Field(1, ge=1, le=64, description="API processes under gunicorn.")
+    drain_seconds: float = Field(
+        0, ge=0, le=300, description="How long the API goes on accepting after SIGTERM, with /readyz red."
+    )
+    api_keys: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="API keys as 'owner:key,owner:key'; kept as SHA-256 hashes only.", repr=False
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File with a line 'owner:key' or 'owner:sha256:HEX' per key; re-read when it changes."
+    )
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body; a larger one gets a 413.")
+    max_prompt_bytes: int = Field(
+        4 * 1024 * 1024, ge=1, description="Largest prompt (input, messages or prompt, as JSON); larger gets a 413."
+    )
+    max_wait: float = Field(
+        300, gt=0, le=3600, description="How long a synchronous call is held open before it gets a 504."
+    )
+    models_cache_seconds: float = Field(30, ge=0, description="How long the list of models is cached.")
+
+    default_model: str = Field("gpt-5-mini", min_length=1, description="Model of a prompt that names none.")
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("OPENAI_API_KEY", "openai_api_key"), description="Key of the LLM."
+    )
+    openai_base_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
+        description="Address of any OpenAI-compatible LLM; OpenAI's own by default.",
+    )
+
+    result_ttl: int = Field(
+        7 * 24 * 3600, ge=1, description="How long a finished job, its result and its Idempotency-Key are kept."
+    )
+    max_attempts: int = Field(5, ge=1, le=100, description="LLM calls for one job, the first included.")
+    retry_base: float = Field(1.0, gt=0, description="Upper bound of the first backoff; it doubles with each attempt.")
+    retry_max: float = Field(60.0, gt=0, description="Upper bound of any backoff of our own.")
+    retry_after_max: float = Field(600.0, gt=0, description="Longest Retry-After of the LLM that is honoured.")
+    retry_in_slot: float = Field(
+        2.0, ge=0, description="A retry that is due sooner than this waits in its slot; a later one frees the slot."
+    )
+    call_timeout: float = Field(600, gt=0, description="Longest LLM call, from its first byte to its last.")
+    connect_timeout: float = Field(5, gt=0, description="Longest wait for a connection to the LLM.")
+
+    concurrency: int = Field(100, ge=1, le=5000, description="LLM calls that one worker process has in flight.")
+    worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name of this worker in Flower.")
+    worker_queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        QUEUES, description="Queues that this worker serves, in order of preference, separated by commas."
+    )
+    worker_ready_file: Path | None = Field(None, description="The worker writes its pid here once it consumes.")
+    lease_seconds: float = Field(
+        30, ge=1, le=3600, description="How long a claim holds without a heartbeat before the job is given to another."
+    )
+    grace_seconds: float = Field(
+        30, ge=0, description="How long running calls may finish after SIGTERM before they are handed back."
+    )
+    visibility_timeout: int = Field(
+        24 * 3600, ge=60, description="When the broker redelivers an unacknowledged message. A second net only."
+    )
+    scheduler_interval: float = Field(1.0, gt=0, le=60, description="Time between two ticks of the scheduler.")
+    scheduler_ready_file: Path | None = Field(
+        None, description="The scheduler writes its pid here after its first tick."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere.")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _hash_keys(cls, value: object) -> object:
+        return parse_keys(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("worker_queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("worker_queues")
+    @classmethod
+    def _known_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or set(value) - set(QUEUES):
+            raise ValueError(f"must name some of {', '.join(QUEUES)}")
+        return value
+
+    @field_validator("openai_base_url", "api_keys_file", "openai_api_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _heartbeat_fits(self) -> Settings:
+        if self.retry_in_slot > self.call_timeout:
+            raise ValueError("PROMPTQ_RETRY_IN_SLOT must not be longer than PROMPTQ_CALL_TIMEOUT")
+        return self
+
+    @property
+    def open_access(self) -> bool:
+        """Whether no key is configured at all, so that anybody who reaches the server is the owner ``local``.
+
+        A key file that is configured but empty closes the server; it does not open it.
+        """
+        return not self.api_keys and self.api_keys_file is None
+
+    @property
+    def bind_is_loopback(self) -> bool:
+        """Whether the API's address can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_keys(lines: list[str]) -> dict[str, str]:
+    """Map the SHA-256 hash (hex) of each key to its owner, from ``owner:key`` or ``owner:sha256:HEX`` lines.
+
+    Empty lines and lines that begin with ``#`` are passed over. Raises ``ValueError``, which never quotes a key.
+    """
+    keys: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        owner, colon, key = line.partition(":")
+        if not colon or not OWNER_PATTERN.fullmatch(owner) or not key:
+            raise ValueError(f"API key {number} is not of the form owner:key (owner: letters, digits, '_', '-', '.')")
+        keys[_digest(key, number)] = owner
+    return keys
+
+
+def _digest(key: str, number: int) -> str:
+    if not key.startswith("sha256:"):
+        return hashlib.sha256(key.encode()).hexdigest()
+    digest = key.removeprefix("sha256:").lower()
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise ValueError(f"API key {number} is not a SHA-256 hash of 64 hexadecimal digits")
+    return digest

@@ -1,0 +1,291 @@
+"""The job store: every transition of a job is one atomic step in Redis."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from redis import Redis
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from jobs import queues
+from jobs.broker import MessageMaker
+from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, StoreFull, StoreUnavailable
+from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of
+from jobs.redis_clients import NotSent
+from jobs.scripts import Scripts
+
+#: What a job's record holds besides the two large texts, ``request`` and ``result``.
+SUMMARY_FIELDS: Final = (
+    *("v", "owner", "endpoint", "queue", "status", "model", "attempt", "strikes", "created", "started", "finished"),
+    *("deadline", "retry_at", "metadata", "background", "attempts", "error", "usage"),
+)
+
+Verdict = Literal["done", "gone", "ended", "fenced", "alive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, newest first."""
+
+    jobs: list[Job]
+    has_more: bool
+
+
+class JobStore:
+    """Jobs in Redis. Every method raises ``StoreUnavailable`` when Redis does not answer, unless it says otherwise."""
+
+    def __init__(self, client: Redis, messages: MessageMaker, *, result_ttl: int) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+        self._messages = messages
+        self._ttl_ms = result_ttl * 1000
+
+    def ping(self) -> None:
+        """Return if Redis answers."""
+        with _redis_errors():
+            self._client.ping()
+
+    def create(self, new: NewJob) -> tuple[str, bool]:
+        """Write the record and enqueue it in one step; answer its id and whether it is new.
+
+        An Idempotency-Key of the owner that is known already gives the job it made. Raises ``IdempotencyConflict`` if
+        that job came of another request, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
+        """
+        idem = ""
+        if new.idempotency_key is not None:
+            digest = hashlib.sha256(new.idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
+            idem = f"{queues.PREFIX}idem:{new.owner}:{digest}"
+        fields: dict[str, bytes | str | int] = {
+            "v": SCHEMA_VERSION,
+            "endpoint": new.endpoint,
+            "model": new.model.encode("utf-8", "surrogatepass"),
+            "request": new.request,
+        }
+        if new.metadata:
+            fields["metadata"] = json.dumps(dict(new.metadata))
+        if new.background:
+            fields["background"] = 1
+        deadline = "" if new.deadline_seconds is None else max(1, round(new.deadline_seconds * 1000))
+        message = self._messages.message(new.id, new.queue)
+        args = [new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline, *_flat(fields)]
+        with _redis_errors(lost_reply=AcceptanceUnknown):
+            verdict, job_id = self._scripts.create(args=args)
+        if verdict == b"conflict":
+            raise IdempotencyConflict(
+                f"This Idempotency-Key was used for another request, which made the job {job_id.decode()}."
+            )
+        return job_id.decode(), verdict == b"created"
+
+    def get(self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result")) -> Job:
+        """The owner's job, with the large fields that are named. Raises ``NotFound``."""
+        names = (*SUMMARY_FIELDS, *fields)
+        with _redis_errors():
+            values = self._client.hmget(queues.job_key(job_id), names)
+        record = dict(zip((name.encode() for name in names), values, strict=True))
+        if record[b"owner"] is None or record[b"owner"] != owner.encode():
+            raise NotFound(f"No job with id '{job_id}' found.", param="id")
+        return Job.from_record(job_id, record)
+
+    def position(self, job: Job) -> int | None:
+        """How many jobs of its queue run before this one, counted from 1 for the next; None if it does not wait."""
+        if job.status is not JobStatus.QUEUED:
+            return None
+        with _redis_errors():
+            rank = self._client.zrank(queues.waiting_key(job.queue), job.id)
+        return None if rank is None else int(rank) + 1
+
+    def list(
+        self,
+        owner: str,
+        *,
+        statuses: Sequence[str] = tuple(JobStatus),
+        queue_names: Sequence[str] = queues.QUEUES,
+        kinds: Sequence[str] = ("job", "resp"),
+        limit: int = 20,
+        after: str | None = None,
+        fields: Sequence[str] = (),
+    ) -> Page:
+        """The owner's newest jobs after the one with id ``after``. Raises ``NotFound`` if there is no such job."""
+        names = (*SUMMARY_FIELDS, *fields)
+        args = [owner, after or "", limit + 1, *(",".join(part) for part in (names, kinds, statuses, queue_names))]
+        with _redis_errors():
+            found, *rows = self._scripts.list(args=args)
+        if not found:
+            raise NotFound(f"No job with id '{after}' found.", param="after")
+        keys = [name.encode() for name in names]
+        jobs = [Job.from_record(row[0].decode(), dict(zip(keys, row[1:], strict=True))) for row in rows[:limit]]
+        return Page(jobs, has_more=len(rows) > limit)
+
+    def cancel(self, job_id: str, owner: str) -> bool:
+        """End the job as cancelled; False if it had ended already. Raises ``NotFound``."""
+        with _redis_errors():
+            verdict = self._scripts.cancel(args=[job_id, owner, self._ttl_ms])
+        if verdict == b"gone":
+            raise NotFound(f"No job with id '{job_id}' found.", param="id")
+        return bool(verdict == b"cancelled")
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Remove the job, whatever it does now. Raises ``NotFound``."""
+        with _redis_errors():
+            if not self._scripts.delete(args=[job_id, owner]):
+                raise NotFound(f"No job with id '{job_id}' found.", param="id")
+
+    def claim(self, job_id: str, claim_id: str, *, lease_seconds: float, worker: str) -> Claim | str:
+        """Take a waiting job; or say why not: ``gone``, ``held``, ``ended``, ``expired`` or ``later``."""
+        with _redis_errors():
+            verdict, *record = self._scripts.claim(
+                args=[job_id, claim_id, round(lease_seconds * 1000), worker, self._ttl_ms]
+            )
+        if verdict != b"claimed":
+            return str(verdict.decode())
+        fields = dict(zip(record[::2], record[1::2], strict=True))
+        return Claim(claim_id, Job.from_record(job_id, fields))
+
+    def renew(self, claims: Mapping[str, str], *, lease_seconds: float) -> list[str]:
+        """Renew the leases of these jobs (id to claim id) in one round trip; answer the ids that are ours no longer."""
+        pairs = [part for pair in claims.items() for part in pair]
+        with _redis_errors():
+            lost = self._scripts.renew(args=[round(lease_seconds * 1000), *pairs])
+        return [job_id.decode() for job_id in lost]
+
+    def complete(self, claim: Claim, outcome: Outcome, *, attempts: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+        """End a job with its outcome, unless another has claimed it since (``fenced``) or it has ended."""
+        fields = outcome.fields()
+        if attempts:
+            fields["attempts"] = json.dumps(attempts)
+        args = [claim.job.id, claim.claim_id, outcome.status.value, self._ttl_ms, *_flat(fields)]
+        with _redis_errors():
+            return self._scripts.complete(args=args).decode()  # type: ignore[no-any-return]
+
+    def retry(
+        self, claim: Claim, *, attempt: int, attempts: Sequence[Mapping[str, Any]], delay: float, keep_slot: bool
+    ) -> Verdict:
+        """Note a failed attempt; keep the claim for the next one, or schedule that ``delay`` seconds from now."""
+        slot = "keep" if keep_slot else "free"
+        args = [claim.job.id, claim.claim_id, attempt, json.dumps(attempts), round(delay * 1000), slot]
+        with _redis_errors():
+            return self._scripts.retry(args=args).decode()  # type: ignore[no-any-return]
+
+    def hand_back(self, claim: Claim) -> Verdict:
+        """Give a running job back to the head of its queue, with no attempt counted."""
+        message = self._messages.message(claim.job.id, claim.job.queue)
+        with _redis_errors():
+            args = ["handback", claim.job.id, claim.claim_id, message]
+            return self._scripts.release(args=args).decode()  # type: ignore[no-any-return]
+
+    # What the scheduler does. Any number of schedulers may run: each step looks again before it acts.
+
+    def tick(self) -> float | None:
+        """Note that a scheduler is at work; answer the seconds since one last was, None if none ever was."""
+        with _redis_errors():
+            seconds, micros = self._client.time()
+            now = seconds + micros / 1e6
+            last = self._client.set(queues.TICK, now, get=True)
+        return None if last is None else max(0.0, now - float(last))
+
+    def promote_due(self, limit: int = 1000) -> int:
+        """Enqueue jobs whose retry is due; answer how many."""
+        promoted = 0
+        for job_id, queue in self._with_queue(self._due(queues.SCHEDULED, limit)):
+            with _redis_errors():
+                promoted += int(self._scripts.promote(args=[job_id, self._messages.message(job_id, queue)]))
+        return promoted
+
+    def recover_lost(self, limit: int = 1000) -> int:
+        """Return jobs whose lease ran out to their queues; answer how many."""
+        recovered = 0
+        for job_id, queue in self._with_queue(self._due(queues.LEASES, limit)):
+            with _redis_errors():
+                args = ["recover", job_id, "", self._messages.message(job_id, queue)]
+                recovered += self._scripts.release(args=args) == b"done"
+        return recovered
+
+    def expire_due(self, limit: int = 1000) -> int:
+        """End jobs whose deadline has passed; answer how many."""
+        with _redis_errors():
+            due = self._due(queues.DEADLINES, limit)
+            return sum(int(self._scripts.expire(args=[job_id, self._ttl_ms])) for job_id in due)
+
+    def purge_expired(self, limit: int = 1000) -> int:
+        """Take index entries of expired records away; answer how many."""
+        with _redis_errors():
+            return int(self._scripts.purge(args=[limit]))
+
+    def orphans(self, queue: str, behind: int | None, limit: int = 1000) -> list[tuple[str, int]]:
+        """Waiting jobs with their enqueueing numbers that seem to have no message.
+
+        These are the ones numbered below ``behind``, or all where it is None.
+        """
+        upper = "+inf" if behind is None else f"({behind}"
+        with _redis_errors():
+            found = self._client.zrangebyscore(
+                queues.waiting_key(queue), "-inf", upper, start=0, num=limit, withscores=True
+            )
+        return [(job_id.decode(), int(number)) for job_id, number in found]
+
+    def queue_state(self, queue: str) -> tuple[int, int, int]:
+        """Of a queue: how many jobs wait, how many messages its list holds, the highest number claimed."""
+        with _redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.zcard(queues.waiting_key(queue)).llen(queues.celery_queue(queue)).get(queues.claimed_key(queue))
+            waiting, messages, claimed = pipe.execute()
+        return int(waiting), int(messages), int(claimed or 0)
+
+    def repair(self, job_id: str, queue: str, seen: int) -> bool:
+        """Send a waiting job's message again, unless it was enqueued or claimed since its number was seen."""
+        with _redis_errors():
+            return bool(self._scripts.repair(args=[job_id, seen, self._messages.message(job_id, queue)]))
+
+    def _due(self, key: str, limit: int) -> list[str]:
+        with _redis_errors():
+            seconds, micros = self._client.time()
+            now = seconds * 1000 + micros // 1000
+            return [job_id.decode() for job_id in self._client.zrangebyscore(key, "-inf", now, start=0, num=limit)]
+
+    def _with_queue(self, job_ids: list[str]) -> Iterator[tuple[str, str]]:
+        if not job_ids:
+            return
+        with _redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(queues.job_key(job_id), "queue")
+            found = pipe.execute()
+        for job_id, queue in zip(job_ids, found, strict=True):
+            # A record that is gone still goes through its step, which takes the stale entry away.
+            yield job_id, (queue or queues.DEFAULT.encode()).decode()
+
+
+#: Error codes by which a server that is up says that it takes no writes now: nothing was done.
+_REFUSALS: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")
+
+
+@contextmanager
+def _redis_errors(lost_reply: type[AcceptanceUnknown] | None = None) -> Iterator[None]:
+    """Turn redis-py's errors into ours; ``lost_reply`` is raised where the command may have run."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise StoreFull("Redis is full; nothing was stored. Try again later.", retry_after=5) from error
+    except ResponseError as error:
+        if isinstance(error, ReadOnlyError) or str(error).startswith(_REFUSALS):
+            raise StoreUnavailable("The job store takes no writes now. Try again.", retry_after=2) from error
+        raise
+    except (NotSent, BusyLoadingError) as error:
+        raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        if lost_reply:
+            message = (
+                "The job store was asked to take the job, but its answer was lost: it may have been accepted. "
+                "Repeat the request with the same Idempotency-Key."
+            )
+            raise lost_reply(message, retry_after=2) from error
+        raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
+
+
+def _flat(fields: Mapping[str, bytes | str | int]) -> list[bytes | str | int]:
+    return [part for pair in fields.items() for part in pair]

@@ -1,0 +1,78 @@
+"""What the simulator saw: the numbers behind ``GET /stats``."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from simulator.wire import JsonObject
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One call in flight; `settled` says that its end is decided, so that a lost connection is no abort any more."""
+
+    settled: bool = False
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts of the POST calls to the four endpoints since the start or the last reset.
+
+    calls: every call, whatever its outcome. in_flight, peak: calls without an answer yet, now and at most.
+    aborted: calls whose client closed the connection before the answer.
+    by_prompt, by_model: calls for each prompt hash and model name; a call with an invalid body is in neither.
+    """
+
+    calls: int = 0
+    in_flight: int = 0
+    peak: int = 0
+    aborted: int = 0
+    by_prompt: Counter[str] = field(default_factory=Counter)
+    by_model: Counter[str] = field(default_factory=Counter)
+    _attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @contextmanager
+    def call(self) -> Iterator[Ticket]:
+        """Count one call for as long as the context lasts, and an abort when its client goes away first."""
+        ticket = Ticket()
+        self.calls += 1
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            yield ticket
+        except (asyncio.CancelledError, ConnectionError):
+            if not ticket.settled:
+                self.aborted += 1
+            raise
+        finally:
+            self.in_flight -= 1
+
+    def identify(self, model: str, key: str) -> None:
+        """Add a call to the counts of its model and prompt hash, once its body is known."""
+        self.by_model[model] += 1
+        self.by_prompt[key] += 1
+
+    def attempt(self, model: str, key: str) -> int:
+        """Return which call this is, from 1, among those of a flaky model for one prompt hash."""
+        self._attempts[model, key] += 1
+        return self._attempts[model, key]
+
+    def reset(self) -> None:
+        """Forget everything but the calls that are in flight, from which the new peak starts."""
+        self.calls = self.aborted = 0
+        self.peak = self.in_flight
+        for counts in (self.by_prompt, self.by_model, self._attempts):
+            counts.clear()
+
+    def snapshot(self) -> JsonObject:
+        """Return the body of ``GET /stats``."""
+        return {
+            "calls": self.calls,
+            "in_flight": self.in_flight,
+            "peak": self.peak,
+            "aborted": self.aborted,
+            "by_prompt": self.by_prompt,
+            "by_model": self.by_model,
+        }

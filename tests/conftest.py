@@ -1,0 +1,58 @@
+"""Fixtures that every test may use. Redis is real everywhere: embedded, or ``PROMPTQ_REDIS_URL`` (make test-system)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from jobs.broker import MessageMaker, make_celery
+from jobs.redis_clients import worker_client
+from jobs.settings import Settings
+from jobs.store import JobStore
+from tests import processes
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server for the whole session, database 1."""
+    given = os.environ.get("PROMPTQ_REDIS_URL")
+    if given:
+        yield given.rstrip("/").removesuffix("/0") + "/1"
+        return
+    with processes.redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url.removesuffix("/0") + "/1"
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty database."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def messages() -> MessageMaker:
+    """Writes Celery messages."""
+    return MessageMaker(make_celery(Settings()))
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis, redis_url: str, messages: MessageMaker) -> Iterator[JobStore]:
+    """A store on an empty database."""
+    client = worker_client(Settings(redis_url=redis_url))
+    yield JobStore(client, messages, result_ttl=3600)
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Stack]:
+    """The whole stack with quick retries, shared by all integration tests: tell your jobs apart by their prompts."""
+    folder: Path = tmp_path_factory.mktemp("stack")
+    settings = {"PROMPTQ_RETRY_BASE": "0.05", "PROMPTQ_RETRY_MAX": "0.2", "PROMPTQ_MAX_ATTEMPTS": "3"}
+    with processes.stack(folder, "--concurrency", "50", "--simulator-latency", "0.05", **settings) as running:
+        yield running

@@ -1,0 +1,133 @@
+"""Real processes for tests: a Redis server, and the whole stack as ``promptq up`` starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import redis
+
+from cli.stack import valkey
+
+T = TypeVar("T")
+
+
+def eventually(read: Callable[[], T], until: Callable[[T], object] = bool, *, within: float = 10.0) -> T:
+    """Read until the reading is right and answer it; fails with the last reading after ``within`` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        value = read()
+        if until(value):
+            return value
+        assert time.monotonic() < deadline, f"after {within:g} s still {value!r}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end(process: subprocess.Popen[Any], *, within: float = 20.0) -> int:
+    """Stop a process with SIGTERM and answer its exit code; SIGKILL if it does not go."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(within)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+    return process.returncode
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """The embedded server in a folder of its own; yields its URL."""
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "redis.log").open("w") as log:
+        process = subprocess.Popen(valkey.command(valkey.find_server(), port), cwd=folder, stdout=log, stderr=log)
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        with redis.Redis.from_url(url) as client:
+            eventually(lambda: _answers(client))
+        yield url
+    finally:
+        end(process)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack, as its ready file describes it."""
+
+    api: str
+    llm: str
+    redis: str
+    api_key: str
+    flower: str | None
+    processes: Mapping[str, int]
+    up: subprocess.Popen[str]
+    folder: Path
+
+    def stats(self) -> dict[str, Any]:
+        """What the simulator counted."""
+        return httpx2.get(self.llm.removesuffix("/v1") + "/stats").raise_for_status().json()  # type: ignore[no-any-return]
+
+    def client(self, **options: Any) -> httpx2.Client:
+        """A plain HTTP client with the key."""
+        headers = {"Authorization": f"Bearer {self.api_key}", **options.pop("headers", {})}
+        return httpx2.Client(base_url=self.api, headers=headers, timeout=options.pop("timeout", 60), **options)
+
+    def logs(self) -> str:
+        """Everything that the parts have logged."""
+        return "".join(log.read_text() for log in sorted((self.folder / "data" / "logs").glob("*.log")))
+
+
+@contextlib.contextmanager
+def stack(folder: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
+    """``promptq up`` on the simulator, with these settings (``PROMPTQ_…`` in capitals) and free ports."""
+    ready = folder / "ready.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    command = [
+        *(sys.executable, "-m", "cli", "up", "--simulator", "--port", "0", "--flower-port", "0"),
+        *("--data-dir", str(folder / "data"), "--ready-file", str(ready), *arguments),
+    ]
+    with (folder / "up.log").open("w") as log:
+        up = subprocess.Popen(command, env=outside | settings, stdout=log, stderr=log, text=True)
+    try:
+        eventually(lambda: ready.exists() or up.poll() is not None, within=90)
+        assert up.poll() is None, (folder / "up.log").read_text()
+        told = json.loads(ready.read_text())
+        yield Stack(
+            api=told["api"],
+            llm=told["llm"],
+            redis=told["redis"],
+            api_key=told["api_key"],
+            flower=told.get("flower"),
+            processes=told["processes"],
+            up=up,
+            folder=folder,
+        )
+    finally:
+        end(up, within=40)

@@ -1,0 +1,1 @@
+"""The worker: takes jobs from the queue, calls the LLM, stores what it answers."""

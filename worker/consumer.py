@@ -1,0 +1,61 @@
+"""A Celery consumer that takes the next message at once when a slot of a full worker is freed.
+
+Under gevent, Celery's own loop waits up to two seconds in ``drain_events`` once the worker is full: no BRPOP is
+outstanding then, so nothing wakes it when a task ends (celery 5.7, ``celery/worker/loops.py``, ``synloop``). Here the
+loop waits for an acknowledgement instead. docs/celery-refill.md has the details for a report upstream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker import loops, state
+from celery.worker.consumer import Consumer
+from gevent.event import Event
+
+
+class RefillingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
+    """Celery's consumer with an event loop that refills freed slots at once; set as ``worker_consumer``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.hub is None:
+            self.loop = refilling_loop
+
+
+def refilling_loop(consumer: Any, connection: Any, task_consumer: Any, *args: Any, **kwargs: Any) -> None:
+    """Run Celery's blocking loop on a connection that knows when waiting for messages is no use."""
+    loops.synloop(consumer, _RefillingConnection(connection, task_consumer.channel), task_consumer, *args, **kwargs)
+
+
+class _RefillingConnection:
+    """The broker connection, but for waiting: while no message may be taken, wait for a slot instead of the socket."""
+
+    def __init__(self, connection: Any, channel: Any) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._freed = Event()
+        channel.basic_ack = self._then_wake(channel.basic_ack)
+        channel.basic_reject = self._then_wake(channel.basic_reject)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def drain_events(self, timeout: float) -> None:
+        if state.should_stop is not None:
+            # Celery's loop drains once more on its way out, which would take another message.
+            return
+        if self._channel.qos.can_consume():
+            self._connection.drain_events(timeout=timeout)
+            return
+        self._freed.wait(timeout)
+        self._freed.clear()
+
+    def _then_wake(self, settle: Any) -> Any:
+        def settle_and_wake(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return settle(*args, **kwargs)
+            finally:
+                self._freed.set()
+
+        return settle_and_wake

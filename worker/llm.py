@@ -1,0 +1,183 @@
+"""The LLM's client: the only place that knows the openai SDK."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import httpx2
+import openai
+
+from jobs.errors import (
+    LLMBadAnswer,
+    LLMError,
+    LLMRateLimited,
+    LLMRejected,
+    LLMTimeout,
+    LLMUnavailable,
+    LLMUnreachable,
+)
+from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
+from jobs.settings import Settings
+
+#: Each exception class of the SDK and what it is to us; a class not named here is what its nearest base is. A test
+#: enumerates the installed SDK's classes and fails if one is not covered.
+ERRORS: Final[Mapping[type[Exception], type[LLMError]]] = {
+    openai.APITimeoutError: LLMTimeout,
+    openai.APIConnectionError: LLMUnreachable,
+    openai.APIResponseValidationError: LLMBadAnswer,
+    openai.RateLimitError: LLMRateLimited,
+    openai.InternalServerError: LLMUnavailable,
+    openai.ConflictError: LLMUnavailable,
+    openai.BadRequestError: LLMRejected,
+    openai.AuthenticationError: LLMRejected,
+    openai.PermissionDeniedError: LLMRejected,
+    openai.NotFoundError: LLMRejected,
+    openai.UnprocessableEntityError: LLMRejected,
+    openai.APIStatusError: LLMRejected,
+    openai.LengthFinishReasonError: LLMRejected,
+    openai.ContentFilterFinishReasonError: LLMRejected,
+    openai.WebSocketConnectionClosedError: LLMUnreachable,
+    openai.WebSocketQueueFullError: LLMUnreachable,
+    # What the SDK raises by itself before it sends anything: its configuration is at fault.
+    openai.OpenAIError: LLMRejected,
+}
+
+#: The member that makes an answer what its endpoint promises.
+_PROMISED: Final[Mapping[str, str]] = {
+    RESPONSES: "output",
+    CHAT_COMPLETIONS: "choices",
+    COMPLETIONS: "choices",
+    EMBEDDINGS: "data",
+}
+_STATUS: Final = {
+    "completed": JobStatus.COMPLETED,
+    "incomplete": JobStatus.INCOMPLETE,
+    "failed": JobStatus.FAILED,
+    "cancelled": JobStatus.CANCELLED,
+}
+_REQUEST_TIMEOUT: Final = 408
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the LLM answered: its JSON, byte for byte, and what we read in it."""
+
+    body: bytes
+    status: JobStatus
+    usage: Mapping[str, Any] | None
+    #: The error object of a response that failed on the LLM's side, else None.
+    error: Mapping[str, Any] | None
+    request_id: str | None
+
+
+class LLMClient:
+    """Calls any OpenAI-compatible LLM once per ``call``; retries are the queue's."""
+
+    def __init__(self, client: openai.OpenAI) -> None:
+        self._client = client
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LLMClient:
+        """A client with a connection per slot. Raises ``ValueError`` where neither a key nor an address is set."""
+        if settings.openai_api_key is None and settings.openai_base_url is None:
+            raise ValueError("set OPENAI_API_KEY, or OPENAI_BASE_URL for an LLM of your own")
+        # Many self-hosted LLMs want no key, but the SDK does.
+        key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
+        timeout = httpx2.Timeout(settings.call_timeout, connect=settings.connect_timeout)
+        limits = httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+        http_client = openai.DefaultHttpxClient(limits=limits, timeout=timeout)
+        return cls(
+            openai.OpenAI(
+                api_key=key,
+                base_url=settings.openai_base_url,
+                max_retries=0,
+                timeout=timeout,
+                http_client=http_client,
+            )
+        )
+
+    def call(self, endpoint: Endpoint, body: bytes) -> Answer:
+        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits."""
+        try:
+            response = self._client.post(
+                endpoint.removeprefix("/v1"),
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": {"Content-Type": "application/json"}},
+            )
+        except openai.OpenAIError as error:
+            _raise_ours(error)
+        return _read(endpoint, response)
+
+
+def error_class(error: type[Exception]) -> type[LLMError]:
+    """Our class for one of the SDK's, by its nearest base that ``ERRORS`` names."""
+    return next(ERRORS[base] for base in error.__mro__ if base in ERRORS)
+
+
+def _raise_ours(error: openai.OpenAIError) -> NoReturn:
+    ours = error_class(type(error))
+    if not isinstance(error, openai.APIStatusError):
+        raise ours(_MESSAGES.get(ours, "The LLM's call failed.")) from error
+    if error.status_code == _REQUEST_TIMEOUT or error.status_code >= 500:
+        ours = LLMUnavailable
+    body = error.body if isinstance(error.body, dict) else None
+    raise ours(
+        str(body.get("message")) if body and body.get("message") else f"The LLM answered {error.status_code}.",
+        upstream_status=error.status_code,
+        upstream_error=body,
+        upstream_request_id=error.request_id,
+        retry_after=_retry_after(error.response.headers),
+    ) from error
+
+
+_MESSAGES: Final[Mapping[type[LLMError], str]] = {
+    LLMTimeout: "The LLM gave no answer in time.",
+    LLMUnreachable: "The LLM could not be reached, or the connection to it was cut.",
+    LLMBadAnswer: "The LLM's answer is not what its API promises.",
+}
+
+
+def _retry_after(headers: httpx2.Headers) -> float | None:
+    """Seconds that the LLM asks us to wait (``retry-after-ms`` or ``Retry-After`` in seconds), None if it does not."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):  # absent, or an HTTP date, which no LLM is known to send
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
+
+
+def _read(endpoint: str, response: httpx2.Response) -> Answer:
+    request_id = response.headers.get("x-request-id")
+    try:
+        answer = json.loads(response.content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise LLMBadAnswer(
+            "The LLM's answer is not JSON.", upstream_status=response.status_code, upstream_request_id=request_id
+        ) from error
+    promised = _PROMISED[endpoint]
+    status = _STATUS.get(answer.get("status", "completed")) if isinstance(answer, dict) else None
+    if status is None or not isinstance(answer.get(promised), list):
+        raise LLMBadAnswer(
+            f"The LLM's answer is not an object with '{promised}' that has ended.",
+            upstream_status=response.status_code,
+            upstream_request_id=request_id,
+        )
+    usage, error = answer.get("usage"), answer.get("error")
+    return Answer(
+        body=response.content,
+        status=status,
+        usage=usage if isinstance(usage, dict) else None,
+        error=error if isinstance(error, dict) else None,
+        request_id=request_id,
+    )
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,194 @@
+"""Run one job, from its claim to its end. Plain Python: it knows neither Celery nor Flask."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+
+from jobs.errors import LLMError, StoreUnavailable
+from jobs.model import Claim, Endpoint, JobStatus, Outcome
+from jobs.scripts import EXPIRED_ERROR
+from jobs.store import JobStore
+from worker.calls import Aborted, AbortReason, Calls
+from worker.llm import Answer
+from worker.retries import RetryPolicy
+
+T = TypeVar("T")
+
+#: How long a result is held while Redis is away. It was paid for, so this is long.
+_PATIENCE: Final = 3600.0
+
+_log = structlog.stdlib.get_logger("promptq.worker")
+
+
+class LLM(Protocol):
+    """What a runner needs of an LLM."""
+
+    def call(self, endpoint: Endpoint, body: bytes) -> Answer:
+        """Answer the body, or raise an ``LLMError``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """Runs jobs by id; one call of ``run`` occupies one slot of the worker."""
+
+    store: JobStore
+    llm: LLM
+    calls: Calls
+    retries: RetryPolicy
+    worker: str
+    lease_seconds: float
+    call_timeout: float
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+    def run(self, job_id: str) -> bool:
+        """Claim the job and bring it to its end, to a later retry, or back to the queue; nothing if it is not ours.
+
+        False: the worker stops and did not look at the job, so that another must be told of it.
+        """
+        if self.calls.closed:
+            return False
+        with structlog.contextvars.bound_contextvars(job_id=job_id):
+            claim_id = uuid.uuid4().hex
+            claim = self._patiently(
+                lambda: self.store.claim(job_id, claim_id, lease_seconds=self.lease_seconds, worker=self.worker),
+                # The job still waits, and the scheduler finds that its message is gone.
+                patience=self.lease_seconds,
+            )
+            if not isinstance(claim, Claim):
+                _log.info("job.not_claimed", reason=claim)
+                return True
+            with structlog.contextvars.bound_contextvars(owner=claim.job.owner):
+                self.calls.enter(claim)
+                try:
+                    self._run(claim)
+                finally:
+                    self.calls.leave(claim)
+        return True
+
+    def _run(self, claim: Claim) -> None:
+        attempts = list(claim.job.attempts)
+        attempt = claim.job.attempt
+        while True:
+            started = self.clock()
+            _log.info("job.attempt_started", attempt=attempt, queued_seconds=round(started - claim.job.created_at, 3))
+            try:
+                answer = self.calls.run(
+                    claim,
+                    lambda: self.llm.call(claim.job.endpoint, claim.job.request),
+                    timeout=self._call_limit(claim),
+                )
+            except Aborted as aborted:
+                self._give_up(claim, aborted.reason, attempt)
+                return
+            except LLMError as error:
+                attempts.append(_attempt(attempt, started, self.clock(), error))
+                if not self._retry(claim, attempt, attempts, error):
+                    return
+                attempt += 1
+                continue
+            outcome = Outcome(answer.status, answer.body, answer.usage, _error_of(answer))
+            self._end(claim, outcome, attempts, attempt, started)
+            return
+
+    def _call_limit(self, claim: Claim) -> float:
+        deadline = claim.job.deadline_at
+        left = self.call_timeout if deadline is None else max(0.001, deadline - self.clock())
+        return min(self.call_timeout, left)
+
+    def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> bool:
+        """Plan the next attempt; True if it begins here and now, in this slot."""
+        started = attempts[-1]["started_at"]
+        deadline = claim.job.deadline_at
+        delay = self.retries.delay(attempt, error)
+        if deadline is not None and self.clock() >= deadline:
+            self._end(claim, Outcome(JobStatus.FAILED, error=EXPIRED_ERROR), attempts, attempt, started)
+            return False
+        if delay is None:
+            self._end(claim, Outcome(JobStatus.FAILED, error=_describe(error)), attempts, attempt, started)
+            return False
+        keep = delay <= self.retries.in_slot
+        _log.info("job.attempt_failed", attempt=attempt, code=error.code, retry_in=round(delay, 3), in_slot=keep)
+        verdict = self._patiently(
+            lambda: self.store.retry(claim, attempt=attempt, attempts=attempts, delay=delay, keep_slot=keep)
+        )
+        if not keep or verdict != "done":
+            return False
+        try:
+            self.calls.pause(claim, delay)
+        except Aborted as aborted:
+            self._give_up(claim, aborted.reason, attempt + 1)
+            return False
+        return True
+
+    def _give_up(self, claim: Claim, reason: AbortReason, attempt: int) -> None:
+        if reason is AbortReason.SHUTDOWN:
+            verdict = self._patiently(lambda: self.store.hand_back(claim), patience=self.lease_seconds)
+            _log.info("job.handed_back", attempt=attempt, verdict=verdict)
+        else:
+            _log.info("job.aborted", attempt=attempt)
+
+    def _end(
+        self, claim: Claim, outcome: Outcome, attempts: list[dict[str, Any]], attempt: int, started: float
+    ) -> None:
+        verdict = self._patiently(lambda: self.store.complete(claim, outcome, attempts=attempts))
+        log = _log.info if verdict == "done" else _log.warning
+        log(
+            "job.ended" if verdict == "done" else "job.result_discarded",
+            status=outcome.status.value,
+            attempt=attempt,
+            call_seconds=round(self.clock() - started, 3),
+            total_seconds=round(self.clock() - claim.job.created_at, 3),
+            verdict=verdict,
+            code=outcome.error["code"] if outcome.error else None,
+        )
+
+    def _patiently(self, step: Callable[[], T], *, patience: float = _PATIENCE) -> T:
+        """Repeat a step of the store until Redis answers. Raises ``StoreUnavailable`` after ``patience`` seconds."""
+        deadline = self.clock() + patience
+        pause = 0.1
+        while True:
+            try:
+                return step()
+            except StoreUnavailable:
+                if self.clock() + pause > deadline:
+                    raise
+                _log.warning("store.unavailable", retry_in=pause)
+            self.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+def _attempt(number: int, started: float, ended: float, error: LLMError) -> dict[str, Any]:
+    return {
+        "attempt": number,
+        "started_at": round(started, 3),
+        "ended_at": round(ended, 3),
+        "error_code": error.code,
+        "upstream_status": error.upstream_status,
+        "upstream_request_id": error.upstream_request_id,
+    }
+
+
+def _describe(error: LLMError) -> dict[str, Any]:
+    """The job's error, with the LLM's own beside it so that a synchronous caller gets that as it came."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "upstream_status": error.upstream_status,
+        "upstream_error": error.upstream_error,
+        "upstream_request_id": error.upstream_request_id,
+    }
+
+
+def _error_of(answer: Answer) -> Mapping[str, Any] | None:
+    if answer.status is not JobStatus.FAILED:
+        return None
+    upstream = answer.error or {}
+    message = upstream.get("message") or "The LLM reports that the response failed."
+    return {"code": "llm_rejected", "message": str(message), "upstream_status": 200, "upstream_error": answer.error}

@@ -1,0 +1,111 @@
+"""``python -m worker.scheduler``: due retries, lost leases, deadlines, lost messages, expired entries.
+
+Any number of schedulers may run: each step looks again, in one atomic script, before it acts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from jobs import logs
+from jobs.broker import MessageMaker, make_celery
+from jobs.errors import StoreUnavailable
+from jobs.queues import QUEUES
+from jobs.redis_clients import worker_client
+from jobs.settings import Settings
+from jobs.store import JobStore
+
+_log = structlog.stdlib.get_logger("promptq.scheduler")
+
+
+@dataclass(slots=True)
+class _Sighting:
+    """What a queue looked like a grace ago, against which it is compared."""
+
+    at: float
+    claimed: int
+    empty_with_waiting: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Scheduler:
+    """Does what is due. ``grace`` (seconds) is how long a message may be on its way before it counts as lost."""
+
+    store: JobStore
+    lease_seconds: float
+    grace: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[str, _Sighting] = field(default_factory=dict)
+    _recover_from: float = 0.0
+
+    def tick(self) -> None:
+        """Do all that is due now, once. Raises ``StoreUnavailable``."""
+        now = self.clock()
+        gap = self.store.tick()
+        if gap is not None and gap > self.lease_seconds / 3:
+            # Redis was away, or all schedulers were: the workers live, but could not renew. Give them one lease.
+            self._recover_from = now + self.lease_seconds
+            _log.warning("scheduler.gap", seconds=round(gap, 1))
+        counts = {
+            "promoted": self.store.promote_due(),
+            "expired": self.store.expire_due(),
+            "recovered": self.store.recover_lost() if now >= self._recover_from else 0,
+            "repaired": sum(self._repair(queue, now) for queue in QUEUES),
+            "purged": self.store.purge_expired(),
+        }
+        if any(counts.values()):
+            _log.info("scheduler.tick", **counts)
+
+    def _repair(self, queue: str, now: float) -> int:
+        """Send messages again for jobs that wait although later ones were claimed, or although the list is empty."""
+        waiting, messages, claimed = self.store.queue_state(queue)
+        empty = waiting > 0 and messages == 0
+        before = self._seen.get(queue)
+        if before is not None and now - before.at < self.grace:
+            before.empty_with_waiting = before.empty_with_waiting and empty
+            return 0
+        self._seen[queue] = _Sighting(now, claimed, empty)
+        if before is None or not waiting:
+            return 0
+        behind = None if empty and before.empty_with_waiting else before.claimed
+        return sum(self.store.repair(job_id, queue, seen) for job_id, seen in self.store.orphans(queue, behind))
+
+
+def main() -> int:
+    """Tick until SIGTERM or SIGINT."""
+    settings = Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
+    scheduler = Scheduler(store=store, lease_seconds=settings.lease_seconds)
+    stop = threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    ready = settings.scheduler_ready_file
+    while not stop.is_set():
+        try:
+            scheduler.tick()
+        except StoreUnavailable:
+            _log.warning("scheduler.store_unavailable")
+        else:
+            if ready is not None:
+                ready.write_text(str(os.getpid()))
+                ready = None
+        stop.wait(settings.scheduler_interval)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
