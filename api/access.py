@@ -21,7 +21,7 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class KeyRing:
-    """The keys of the settings and of the key file; the file is looked at again when it has changed, within a second."""
+    """The keys of the settings and of the key file, which is looked at again within a second of a change."""
 
     def __init__(self, settings: Settings) -> None:
         self._open = settings.open_access

@@ -29,7 +29,7 @@ _WITHOUT_KEY = frozenset(
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """A WSGI app of its own with these settings, by default the environment's. Nothing is connected until it is used."""
+    """A WSGI app with these settings, by default the environment's. Nothing is connected until it is used."""
     settings = settings or Settings()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes

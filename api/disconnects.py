@@ -17,8 +17,8 @@ def on_disconnect(environ: dict[str, Any], callback: Callable[[], None]) -> Iter
 
     WSGI has no word for this; gunicorn gives the socket as ``gunicorn.socket``. Under another server nothing happens.
     """
-    client = environ.get("gunicorn.socket")
-    if not isinstance(client, socket.socket) and not hasattr(client, "fileno"):
+    client: socket.socket | None = environ.get("gunicorn.socket")
+    if client is None:
         yield
         return
     watcher = gevent.spawn(_watch, client, callback)

@@ -45,4 +45,4 @@ if workers > 1:
 def child_exit(_server: Any, worker: Any) -> None:
     """Forget the gauges of a process that has ended."""
     if workers > 1:
-        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(worker.pid)

@@ -41,5 +41,5 @@ class Metrics:
         if not self._multiprocess:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)
         return generate_latest(registry)

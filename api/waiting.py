@@ -36,7 +36,7 @@ class Waiter:
         stop: Callable[[], bool] = lambda: False,
         wake: threading.Event | None = None,
     ) -> Job:
-        """Read the job until it has ended, ``timeout`` seconds have passed or ``stop`` says so; answer the last reading.
+        """Read the job until it has ended, ``timeout`` seconds are over or ``stop`` says so; answer the last reading.
 
         Between two readings nothing is asked of Redis: what wakes us is the event of the job's end, a new connection
         (events may have been missed on the old one), or ``wake`` being set.

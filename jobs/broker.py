@@ -54,7 +54,7 @@ class MessageMaker:
     """
 
     def __init__(self, app: Celery) -> None:
-        self._templates = {queue: self._capture(app, queue) for queue in queues.QUEUES}
+        self._templates: dict[str, tuple[str, str]] = {queue: self._capture(app, queue) for queue in queues.QUEUES}
 
     def message(self, job_id: str, queue: str) -> str:
         """The JSON that kombu would push to the queue's list; each has a delivery tag of its own."""

@@ -50,7 +50,7 @@ TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = {
 
 
 def new_job_id(endpoint: str) -> str:
-    """A fresh id: ``resp_…`` for a response, as OpenAI's SDK expects, else ``job_…``; later ids sort after earlier ones."""
+    """A fresh id: ``resp_…`` for a response, as OpenAI's SDK expects, else ``job_…``; ids sort by time."""
     kind = "resp" if endpoint == RESPONSES else "job"
     return f"{kind}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 

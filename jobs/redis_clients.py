@@ -22,7 +22,7 @@ class _Pool(BlockingConnectionPool):
 
     def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
         try:
-            return super().get_connection(command_name, *keys, **options)
+            return super().get_connection(command_name, *keys, **options)  # type: ignore[no-untyped-call]
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise NotSent(str(error)) from error
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from redis import Redis
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs import queues
 from jobs.broker import MessageMaker
-from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, StoreFull, StoreUnavailable
+from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound
 from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of
-from jobs.redis_clients import NotSent
+from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 
 #: What a job's record holds besides the two large texts, ``request`` and ``result``.
@@ -27,6 +23,7 @@ SUMMARY_FIELDS: Final = (
     *("deadline", "retry_at", "metadata", "background", "attempts", "error", "usage"),
 )
 
+Arguments = list[bytes | str | int | float]
 Verdict = Literal["done", "gone", "ended", "fenced", "alive"]
 
 
@@ -49,7 +46,7 @@ class JobStore:
 
     def ping(self) -> None:
         """Return if Redis answers."""
-        with _redis_errors():
+        with redis_errors():
             self._client.ping()
 
     def create(self, new: NewJob) -> tuple[str, bool]:
@@ -74,8 +71,9 @@ class JobStore:
             fields["background"] = 1
         deadline = "" if new.deadline_seconds is None else max(1, round(new.deadline_seconds * 1000))
         message = self._messages.message(new.id, new.queue)
-        args = [new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline, *_flat(fields)]
-        with _redis_errors(lost_reply=AcceptanceUnknown):
+        known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
+        args: Arguments = [*known, *_flat(fields)]
+        with redis_errors(lost_reply=AcceptanceUnknown):
             verdict, job_id = self._scripts.create(args=args)
         if verdict == b"conflict":
             raise IdempotencyConflict(
@@ -86,9 +84,9 @@ class JobStore:
     def get(self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result")) -> Job:
         """The owner's job, with the large fields that are named. Raises ``NotFound``."""
         names = (*SUMMARY_FIELDS, *fields)
-        with _redis_errors():
+        with redis_errors():
             values = self._client.hmget(queues.job_key(job_id), names)
-        record = dict(zip((name.encode() for name in names), values, strict=True))
+        record = dict(zip((name.encode() for name in names), cast("list[bytes | None]", values), strict=True))
         if record[b"owner"] is None or record[b"owner"] != owner.encode():
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         return Job.from_record(job_id, record)
@@ -97,9 +95,9 @@ class JobStore:
         """How many jobs of its queue run before this one, counted from 1 for the next; None if it does not wait."""
         if job.status is not JobStatus.QUEUED:
             return None
-        with _redis_errors():
+        with redis_errors():
             rank = self._client.zrank(queues.waiting_key(job.queue), job.id)
-        return None if rank is None else int(rank) + 1
+        return None if rank is None else cast("int", rank) + 1
 
     def list(
         self,
@@ -114,8 +112,9 @@ class JobStore:
     ) -> Page:
         """The owner's newest jobs after the one with id ``after``. Raises ``NotFound`` if there is no such job."""
         names = (*SUMMARY_FIELDS, *fields)
-        args = [owner, after or "", limit + 1, *(",".join(part) for part in (names, kinds, statuses, queue_names))]
-        with _redis_errors():
+        asked = (",".join(part) for part in (names, kinds, statuses, queue_names))
+        args: Arguments = [owner, after or "", limit + 1, *asked]
+        with redis_errors():
             found, *rows = self._scripts.list(args=args)
         if not found:
             raise NotFound(f"No job with id '{after}' found.", param="after")
@@ -125,7 +124,7 @@ class JobStore:
 
     def cancel(self, job_id: str, owner: str) -> bool:
         """End the job as cancelled; False if it had ended already. Raises ``NotFound``."""
-        with _redis_errors():
+        with redis_errors():
             verdict = self._scripts.cancel(args=[job_id, owner, self._ttl_ms])
         if verdict == b"gone":
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
@@ -133,13 +132,13 @@ class JobStore:
 
     def delete(self, job_id: str, owner: str) -> None:
         """Remove the job, whatever it does now. Raises ``NotFound``."""
-        with _redis_errors():
+        with redis_errors():
             if not self._scripts.delete(args=[job_id, owner]):
                 raise NotFound(f"No job with id '{job_id}' found.", param="id")
 
     def claim(self, job_id: str, claim_id: str, *, lease_seconds: float, worker: str) -> Claim | str:
         """Take a waiting job; or say why not: ``gone``, ``held``, ``ended``, ``expired`` or ``later``."""
-        with _redis_errors():
+        with redis_errors():
             verdict, *record = self._scripts.claim(
                 args=[job_id, claim_id, round(lease_seconds * 1000), worker, self._ttl_ms]
             )
@@ -148,10 +147,10 @@ class JobStore:
         fields = dict(zip(record[::2], record[1::2], strict=True))
         return Claim(claim_id, Job.from_record(job_id, fields))
 
-    def renew(self, claims: Mapping[str, str], *, lease_seconds: float) -> list[str]:
+    def renew(self, claims: Mapping[str, str], *, lease_seconds: float) -> Sequence[str]:
         """Renew the leases of these jobs (id to claim id) in one round trip; answer the ids that are ours no longer."""
         pairs = [part for pair in claims.items() for part in pair]
-        with _redis_errors():
+        with redis_errors():
             lost = self._scripts.renew(args=[round(lease_seconds * 1000), *pairs])
         return [job_id.decode() for job_id in lost]
 
@@ -160,8 +159,8 @@ class JobStore:
         fields = outcome.fields()
         if attempts:
             fields["attempts"] = json.dumps(attempts)
-        args = [claim.job.id, claim.claim_id, outcome.status.value, self._ttl_ms, *_flat(fields)]
-        with _redis_errors():
+        args: Arguments = [claim.job.id, claim.claim_id, outcome.status.value, self._ttl_ms, *_flat(fields)]
+        with redis_errors():
             return self._scripts.complete(args=args).decode()  # type: ignore[no-any-return]
 
     def retry(
@@ -169,14 +168,14 @@ class JobStore:
     ) -> Verdict:
         """Note a failed attempt; keep the claim for the next one, or schedule that ``delay`` seconds from now."""
         slot = "keep" if keep_slot else "free"
-        args = [claim.job.id, claim.claim_id, attempt, json.dumps(attempts), round(delay * 1000), slot]
-        with _redis_errors():
+        args: Arguments = [claim.job.id, claim.claim_id, attempt, json.dumps(attempts), round(delay * 1000), slot]
+        with redis_errors():
             return self._scripts.retry(args=args).decode()  # type: ignore[no-any-return]
 
     def hand_back(self, claim: Claim) -> Verdict:
         """Give a running job back to the head of its queue, with no attempt counted."""
         message = self._messages.message(claim.job.id, claim.job.queue)
-        with _redis_errors():
+        with redis_errors():
             args = ["handback", claim.job.id, claim.claim_id, message]
             return self._scripts.release(args=args).decode()  # type: ignore[no-any-return]
 
@@ -184,7 +183,7 @@ class JobStore:
 
     def tick(self) -> float | None:
         """Note that a scheduler is at work; answer the seconds since one last was, None if none ever was."""
-        with _redis_errors():
+        with redis_errors():
             seconds, micros = self._client.time()
             now = seconds + micros / 1e6
             last = self._client.set(queues.TICK, now, get=True)
@@ -194,7 +193,7 @@ class JobStore:
         """Enqueue jobs whose retry is due; answer how many."""
         promoted = 0
         for job_id, queue in self._with_queue(self._due(queues.SCHEDULED, limit)):
-            with _redis_errors():
+            with redis_errors():
                 promoted += int(self._scripts.promote(args=[job_id, self._messages.message(job_id, queue)]))
         return promoted
 
@@ -202,89 +201,65 @@ class JobStore:
         """Return jobs whose lease ran out to their queues; answer how many."""
         recovered = 0
         for job_id, queue in self._with_queue(self._due(queues.LEASES, limit)):
-            with _redis_errors():
+            with redis_errors():
                 args = ["recover", job_id, "", self._messages.message(job_id, queue)]
                 recovered += self._scripts.release(args=args) == b"done"
         return recovered
 
     def expire_due(self, limit: int = 1000) -> int:
         """End jobs whose deadline has passed; answer how many."""
-        with _redis_errors():
+        with redis_errors():
             due = self._due(queues.DEADLINES, limit)
             return sum(int(self._scripts.expire(args=[job_id, self._ttl_ms])) for job_id in due)
 
     def purge_expired(self, limit: int = 1000) -> int:
         """Take index entries of expired records away; answer how many."""
-        with _redis_errors():
+        with redis_errors():
             return int(self._scripts.purge(args=[limit]))
 
-    def orphans(self, queue: str, behind: int | None, limit: int = 1000) -> list[tuple[str, int]]:
+    def orphans(self, queue: str, behind: int | None, limit: int = 1000) -> Sequence[tuple[str, int]]:
         """Waiting jobs with their enqueueing numbers that seem to have no message.
 
         These are the ones numbered below ``behind``, or all where it is None.
         """
         upper = "+inf" if behind is None else f"({behind}"
-        with _redis_errors():
+        with redis_errors():
             found = self._client.zrangebyscore(
                 queues.waiting_key(queue), "-inf", upper, start=0, num=limit, withscores=True
             )
-        return [(job_id.decode(), int(number)) for job_id, number in found]
+        return [(job_id.decode(), int(number)) for job_id, number in cast("list[tuple[bytes, float]]", found)]
 
     def queue_state(self, queue: str) -> tuple[int, int, int]:
         """Of a queue: how many jobs wait, how many messages its list holds, the highest number claimed."""
-        with _redis_errors(), self._client.pipeline(transaction=True) as pipe:
-            pipe.zcard(queues.waiting_key(queue)).llen(queues.celery_queue(queue)).get(queues.claimed_key(queue))
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.zcard(queues.waiting_key(queue))
+            pipe.llen(queues.celery_queue(queue))
+            pipe.get(queues.claimed_key(queue))
             waiting, messages, claimed = pipe.execute()
         return int(waiting), int(messages), int(claimed or 0)
 
     def repair(self, job_id: str, queue: str, seen: int) -> bool:
         """Send a waiting job's message again, unless it was enqueued or claimed since its number was seen."""
-        with _redis_errors():
+        with redis_errors():
             return bool(self._scripts.repair(args=[job_id, seen, self._messages.message(job_id, queue)]))
 
-    def _due(self, key: str, limit: int) -> list[str]:
-        with _redis_errors():
+    def _due(self, key: str, limit: int) -> Sequence[str]:
+        with redis_errors():
             seconds, micros = self._client.time()
             now = seconds * 1000 + micros // 1000
-            return [job_id.decode() for job_id in self._client.zrangebyscore(key, "-inf", now, start=0, num=limit)]
+            found = cast("list[bytes]", self._client.zrangebyscore(key, "-inf", now, start=0, num=limit))
+        return [job_id.decode() for job_id in found]
 
-    def _with_queue(self, job_ids: list[str]) -> Iterator[tuple[str, str]]:
+    def _with_queue(self, job_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not job_ids:
             return
-        with _redis_errors(), self._client.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hget(queues.job_key(job_id), "queue")
             found = pipe.execute()
         for job_id, queue in zip(job_ids, found, strict=True):
             # A record that is gone still goes through its step, which takes the stale entry away.
             yield job_id, (queue or queues.DEFAULT.encode()).decode()
-
-
-#: Error codes by which a server that is up says that it takes no writes now: nothing was done.
-_REFUSALS: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")
-
-
-@contextmanager
-def _redis_errors(lost_reply: type[AcceptanceUnknown] | None = None) -> Iterator[None]:
-    """Turn redis-py's errors into ours; ``lost_reply`` is raised where the command may have run."""
-    try:
-        yield
-    except OutOfMemoryError as error:
-        raise StoreFull("Redis is full; nothing was stored. Try again later.", retry_after=5) from error
-    except ResponseError as error:
-        if isinstance(error, ReadOnlyError) or str(error).startswith(_REFUSALS):
-            raise StoreUnavailable("The job store takes no writes now. Try again.", retry_after=2) from error
-        raise
-    except (NotSent, BusyLoadingError) as error:
-        raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        if lost_reply:
-            message = (
-                "The job store was asked to take the job, but its answer was lost: it may have been accepted. "
-                "Repeat the request with the same Idempotency-Key."
-            )
-            raise lost_reply(message, retry_after=2) from error
-        raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
 
 
 def _flat(fields: Mapping[str, bytes | str | int]) -> list[bytes | str | int]:

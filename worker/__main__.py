@@ -30,7 +30,7 @@ from worker.runner import Runner
 from worker.tasks import register
 
 
-def wire(app: Celery, settings: Settings, calls: Calls) -> list[gevent.Greenlet]:
+def wire(app: Celery, settings: Settings, calls: Calls) -> list[gevent.Greenlet[..., None]]:
     """Give the app its task and start what runs beside it."""
     store = JobStore(worker_client(settings), MessageMaker(app), result_ttl=settings.result_ttl)
     runner = Runner(

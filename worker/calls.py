@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 from gevent import Greenlet
@@ -37,7 +37,7 @@ class Aborted(Exception):
 @dataclass(slots=True)
 class _Running:
     claim: Claim
-    outcome: AsyncResult | None = None
+    outcome: AsyncResult[Any] | None = None
     aborted: AbortReason | None = field(default=None)
 
 
@@ -84,11 +84,11 @@ class Calls:
         entry = self._running[claim.job.id]
         if entry.aborted is not None:
             raise Aborted(entry.aborted)
-        outcome: AsyncResult = AsyncResult()
+        outcome: AsyncResult[T] = AsyncResult()
         entry.outcome = outcome
         worker = gevent.spawn(_report_to, outcome, call)
         try:
-            return outcome.get(timeout=timeout)  # type: ignore[no-any-return]  # gevent's AsyncResult is not generic
+            return cast("T", outcome.get(timeout=timeout))
         except gevent.Timeout:
             raise LLMTimeout(f"The LLM gave no answer within {timeout:g} seconds.") from None
         finally:
@@ -109,7 +109,7 @@ class Calls:
             entry.outcome = None
 
 
-def _report_to(outcome: AsyncResult, call: Callable[[], object]) -> None:
+def _report_to(outcome: AsyncResult[T], call: Callable[[], T]) -> None:
     try:
         answer = call()
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the runner's to handle
@@ -118,6 +118,6 @@ def _report_to(outcome: AsyncResult, call: Callable[[], object]) -> None:
         outcome.set(answer)
 
 
-def _end(worker: Greenlet) -> None:
+def _end(worker: Greenlet[..., None]) -> None:
     if not worker.ready():
         worker.kill()

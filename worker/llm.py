@@ -169,12 +169,12 @@ def _read(endpoint: str, response: httpx2.Response) -> Answer:
             upstream_status=response.status_code,
             upstream_request_id=request_id,
         )
-    usage, error = answer.get("usage"), answer.get("error")
+    usage, failure = answer.get("usage"), answer.get("error")
     return Answer(
         body=response.content,
         status=status,
         usage=usage if isinstance(usage, dict) else None,
-        error=error if isinstance(error, dict) else None,
+        error=failure if isinstance(failure, dict) else None,
         request_id=request_id,
     )
 

@@ -73,7 +73,7 @@ class Runner:
         return True
 
     def _run(self, claim: Claim) -> None:
-        attempts = list(claim.job.attempts)
+        attempts = [dict(earlier) for earlier in claim.job.attempts]
         attempt = claim.job.attempt
         while True:
             started = self.clock()

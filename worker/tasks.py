@@ -12,7 +12,7 @@ from worker.runner import Runner
 def register(app: Celery, runner: Runner) -> None:
     """Give the app the one task that it has."""
 
-    @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # celery has no types
+    @app.task(name=RUN_JOB)
     def run_job(job_id: str) -> None:
         if not runner.run(job_id):
             raise Reject("the worker stops", requeue=True)

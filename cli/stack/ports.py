@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import random
 import socket
 from types import TracebackType
@@ -44,12 +45,14 @@ class Ports:
 
 
 def reachable(host: str) -> str:
-    """Return the host by which this machine reaches a server bound to ``host``, ready for a URL."""
-    if host in ("0.0.0.0", ""):
-        return "127.0.0.1"
-    if host in ("::", "[::]"):
-        return "[::1]"
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+    """Return the host by which this machine reaches a server bound to ``host``, ready for a URL."""  # noqa: S104  # compared, not bound
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 def _listen(host: str, port: int) -> socket.socket:

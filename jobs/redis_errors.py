@@ -1,0 +1,40 @@
+"""redis-py's errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
+from jobs.redis_clients import NotSent
+
+#: Error codes by which a server that is up says that it takes no writes now: nothing was done.
+_REFUSALS: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")
+
+
+@contextmanager
+def redis_errors(lost_reply: type[AcceptanceUnknown] | None = None) -> Iterator[None]:
+    """Turn redis-py's errors into ours; ``lost_reply`` is raised where the command may have run."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise StoreFull("Redis is full; nothing was stored. Try again later.", retry_after=5) from error
+    except ResponseError as error:
+        if isinstance(error, ReadOnlyError) or str(error).startswith(_REFUSALS):
+            raise StoreUnavailable("The job store takes no writes now. Try again.", retry_after=2) from error
+        raise
+    except (NotSent, BusyLoadingError) as error:
+        raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        if lost_reply:
+            message = (
+                "The job store was asked to take the job, but its answer was lost: it may have been accepted. "
+                "Repeat the request with the same Idempotency-Key."
+            )
+            raise lost_reply(message, retry_after=2) from error
+        raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
