@@ -45,7 +45,7 @@ class Ports:
 
 
 def reachable(host: str) -> str:
-    """Return the host by which this machine reaches a server bound to ``host``, ready for a URL."""  # noqa: S104  # compared, not bound
+    """Return the host by which this machine reaches a server bound to ``host``, ready for a URL."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
