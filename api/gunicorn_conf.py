@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import multiprocess
 from pydantic import ValidationError
 
+from jobs import open_files
 from jobs.settings import Settings
 
 try:
@@ -23,6 +24,7 @@ if _settings.open_access and not _settings.bind_is_loopback:
         "Set PROMPTQ_API_KEYS (owner:key,…) or PROMPTQ_API_KEYS_FILE, or bind 127.0.0.1."
     )
 
+open_files.raise_limit()
 _host = f"[{_settings.host}]" if ":" in _settings.host and not _settings.host.startswith("[") else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.api_workers

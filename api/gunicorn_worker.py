@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
-from api.services import Services
+if TYPE_CHECKING:
+    # gunicorn imports this module before gevent has patched anything; Redis and HTTP clients must come after.
+    from api.services import Services
 
 #: Waiting callers are answered this many seconds before gunicorn would cut them off.
 _MARGIN = 3.0
@@ -18,17 +22,15 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; gunicorn's own handler follows when load balancers have had time to notice."""
-        services = self.wsgi.extensions["promptq"]
-        assert isinstance(services, Services)
+        services: Services = self.wsgi.extensions["promptq"]
         stop_accepting = super().handle_exit
         # What wakes waiting greenlets must not run in the signal handler itself.
         gevent.spawn(self._drain, services, lambda: stop_accepting(sig, frame))
 
-    def _drain(self, services: Services, stop_accepting: object) -> None:
+    def _drain(self, services: Services, stop_accepting: Callable[[], None]) -> None:
         services.stopping.set()
         services.waiter.wake_all()
         gevent.sleep(services.settings.drain_seconds)
-        assert callable(stop_accepting)
         stop_accepting()
         gevent.sleep(max(0.0, self.cfg.graceful_timeout - _MARGIN))
         services.closing.set()

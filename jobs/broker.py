@@ -37,6 +37,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_transport_options={
             "visibility_timeout": settings.visibility_timeout,
             "queue_order_strategy": "priority",
+            # Preference is by queue; kombu would look into four lists for each of them.
+            "priority_steps": [0],
             "socket_timeout": 10,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,

@@ -96,7 +96,9 @@ class Settings(BaseSettings):
         None, description="The scheduler writes its pid here after its first tick."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error."
+    )
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere.")
 
     @field_validator("api_keys", mode="before")

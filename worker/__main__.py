@@ -15,7 +15,7 @@ import gevent
 from celery import Celery
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from jobs import logs
+from jobs import logs, open_files
 from jobs.broker import MessageMaker
 from jobs.queues import celery_queue
 from jobs.redis_clients import listener_client, worker_client
@@ -51,6 +51,7 @@ def main() -> int:
     """Serve until SIGTERM; running calls then have the grace period, and what is left is handed back."""
     calls = Calls()
     logs.configure(settings.log_level, settings.log_format)
+    open_files.raise_limit()
 
     @setup_logging.connect(weak=False)
     def keep_our_logging(**_: Any) -> None:
