@@ -123,6 +123,14 @@ class InputItemList(_List):
     data: list[dict[str, Any]]
 
 
+class Deleted(BaseModel):
+    """That a job or a response is gone."""
+
+    id: str
+    object: Literal["job", "response"]
+    deleted: Literal[True]
+
+
 class LLMAnswer(BaseModel):
     """The LLM's answer, as it came."""
 

@@ -48,9 +48,9 @@ def first_problem(error: ValidationError, value: object, *, prefix: str = "") ->
     path = [prefix] if prefix else []
     for part in problem["loc"]:
         # What does not lead into the value is the name of a union's branch (``input.str``), unless it is missing there.
-        if (isinstance(value, dict) and part in value) or (
-            isinstance(value, list) and isinstance(part, int) and part < len(value)
-        ):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int):
             value = value[part]
         elif problem["type"] != "missing":
             continue

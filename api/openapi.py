@@ -17,7 +17,7 @@ from api.answers import ErrorAnswer
 from jobs import __version__
 
 View = TypeVar("View", bound=Callable[..., Any])
-Answers = Mapping[int, type[BaseModel] | type[str] | None]
+Answers = Mapping[int, type[BaseModel] | type[str]]
 
 _ATTRIBUTE: Final = "__promptq_operation__"
 _REF: Final = "#/components/schemas/{model}"

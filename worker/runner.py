@@ -33,6 +33,14 @@ class LLM(Protocol):
         """Answer the body, or raise an ``LLMError``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How one delivery of a job went, in a word that Flower may show; ``code`` is that of a failed job's error."""
+
+    how: str
+    code: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
     """Runs jobs by id; one call of ``run`` occupies one slot of the worker."""
@@ -47,13 +55,13 @@ class Runner:
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
-    def run(self, job_id: str) -> bool:
+    def run(self, job_id: str) -> Ran | None:
         """Claim the job and bring it to its end, to a later retry, or back to the queue; nothing if it is not ours.
 
-        False: the worker stops and did not look at the job, so that another must be told of it.
+        None: the worker stops and did not look at the job, so that another must be told of it.
         """
         if self.calls.closed:
-            return False
+            return None
         with structlog.contextvars.bound_contextvars(job_id=job_id):
             claim_id = uuid.uuid4().hex
             claim = self._patiently(
@@ -63,16 +71,15 @@ class Runner:
             )
             if not isinstance(claim, Claim):
                 _log.info("job.not_claimed", reason=claim)
-                return True
+                return Ran(claim)
             with structlog.contextvars.bound_contextvars(owner=claim.job.owner):
                 self.calls.enter(claim)
                 try:
-                    self._run(claim)
+                    return self._run(claim)
                 finally:
                     self.calls.leave(claim)
-        return True
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim) -> Ran:
         attempts = [dict(earlier) for earlier in claim.job.attempts]
         attempt = claim.job.attempt
         while True:
@@ -85,58 +92,55 @@ class Runner:
                     timeout=self._call_limit(claim),
                 )
             except Aborted as aborted:
-                self._give_up(claim, aborted.reason, attempt)
-                return
+                return self._give_up(claim, aborted.reason, attempt)
             except LLMError as error:
                 attempts.append(_attempt(attempt, started, self.clock(), error))
-                if not self._retry(claim, attempt, attempts, error):
-                    return
+                ran = self._retry(claim, attempt, attempts, error)
+                if ran is not None:
+                    return ran
                 attempt += 1
                 continue
             outcome = Outcome(answer.status, answer.body, answer.usage, _error_of(answer))
-            self._end(claim, outcome, attempts, attempt, started)
-            return
+            return self._end(claim, outcome, attempts, attempt, started)
 
     def _call_limit(self, claim: Claim) -> float:
         deadline = claim.job.deadline_at
         left = self.call_timeout if deadline is None else max(0.001, deadline - self.clock())
         return min(self.call_timeout, left)
 
-    def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> bool:
-        """Plan the next attempt; True if it begins here and now, in this slot."""
+    def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> Ran | None:
+        """Plan the next attempt; None if it begins here and now, in this slot."""
         started = attempts[-1]["started_at"]
         deadline = claim.job.deadline_at
         delay = self.retries.delay(attempt, error)
         if deadline is not None and self.clock() >= deadline:
-            self._end(claim, Outcome(JobStatus.FAILED, error=EXPIRED_ERROR), attempts, attempt, started)
-            return False
+            return self._end(claim, Outcome(JobStatus.FAILED, error=EXPIRED_ERROR), attempts, attempt, started)
         if delay is None:
-            self._end(claim, Outcome(JobStatus.FAILED, error=_describe(error)), attempts, attempt, started)
-            return False
+            return self._end(claim, Outcome(JobStatus.FAILED, error=_describe(error)), attempts, attempt, started)
         keep = delay <= self.retries.in_slot
         _log.info("job.attempt_failed", attempt=attempt, code=error.code, retry_in=round(delay, 3), in_slot=keep)
         verdict = self._patiently(
             lambda: self.store.retry(claim, attempt=attempt, attempts=attempts, delay=delay, keep_slot=keep)
         )
-        if not keep or verdict != "done":
-            return False
+        if verdict != "done":
+            return Ran(verdict)
+        if not keep:
+            return Ran("scheduled", error.code)
         try:
             self.calls.pause(claim, delay)
         except Aborted as aborted:
-            self._give_up(claim, aborted.reason, attempt + 1)
-            return False
-        return True
+            return self._give_up(claim, aborted.reason, attempt + 1)
+        return None
 
-    def _give_up(self, claim: Claim, reason: AbortReason, attempt: int) -> None:
+    def _give_up(self, claim: Claim, reason: AbortReason, attempt: int) -> Ran:
         if reason is AbortReason.SHUTDOWN:
             verdict = self._patiently(lambda: self.store.hand_back(claim), patience=self.lease_seconds)
             _log.info("job.handed_back", attempt=attempt, verdict=verdict)
-        else:
-            _log.info("job.aborted", attempt=attempt)
+            return Ran("handed_back")
+        _log.info("job.aborted", attempt=attempt)
+        return Ran("aborted")
 
-    def _end(
-        self, claim: Claim, outcome: Outcome, attempts: list[dict[str, Any]], attempt: int, started: float
-    ) -> None:
+    def _end(self, claim: Claim, outcome: Outcome, attempts: list[dict[str, Any]], attempt: int, started: float) -> Ran:
         verdict = self._patiently(lambda: self.store.complete(claim, outcome, attempts=attempts))
         log = _log.info if verdict == "done" else _log.warning
         log(
@@ -148,6 +152,9 @@ class Runner:
             verdict=verdict,
             code=outcome.error["code"] if outcome.error else None,
         )
+        if verdict != "done":
+            return Ran("discarded")
+        return Ran(outcome.status.value, outcome.error["code"] if outcome.error else None)
 
     def _patiently(self, step: Callable[[], T], *, patience: float = _PATIENCE) -> T:
         """Repeat a step of the store until Redis answers. Raises ``StoreUnavailable`` after ``patience`` seconds."""

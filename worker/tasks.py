@@ -5,14 +5,24 @@ from __future__ import annotations
 from celery import Celery
 from celery.exceptions import Reject
 
+from jobs.model import JobStatus
 from jobs.queues import RUN_JOB
 from worker.runner import Runner
+
+
+class JobFailed(Exception):
+    """Raised for Flower alone, which then shows a failed task; its only argument is the code of the job's error."""
 
 
 def register(app: Celery, runner: Runner) -> None:
     """Give the app the one task that it has."""
 
-    @app.task(name=RUN_JOB)
-    def run_job(job_id: str) -> None:
-        if not runner.run(job_id):
+    # `throws`: Celery shall not log what the runner has logged.
+    @app.task(name=RUN_JOB, throws=(JobFailed,))
+    def run_job(job_id: str) -> str:
+        ran = runner.run(job_id)
+        if ran is None:
             raise Reject("the worker stops", requeue=True)
+        if ran.how == JobStatus.FAILED:
+            raise JobFailed(ran.code)
+        return ran.how

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, url_for
 
-from api.answers import JobAnswer, JobList
+from api.answers import Deleted, JobAnswer, JobList
 from api.bodies import dump, query, read_object, validate
 from api.doors.ids import known_id
 from api.intake import Submission, body_for_llm, check_prompt, submit
@@ -116,11 +116,11 @@ def cancel(job_id: str) -> Response:
 
 
 @blueprint.delete("/v1/jobs/<job_id>")
-@operation("Delete a job", answers={204: None}, errors=(404,))
+@operation("Delete a job", answers={200: Deleted}, errors=(404,))
 def delete(job_id: str) -> Response:
     """Remove a job and its result; a running LLM call is aborted."""
     services().store.delete(known_id(job_id), owner())
-    return Response(status=204)
+    return jsonify({"id": job_id, "object": "job", "deleted": True})
 
 
 def _answer(job: Job) -> Response:

@@ -6,7 +6,7 @@ from typing import Final
 
 from flask import Blueprint, Response, jsonify
 
-from api.answers import InputItemList, JobAnswer, ResponseAnswer, ResponseList
+from api.answers import Deleted, InputItemList, JobAnswer, ResponseAnswer, ResponseList
 from api.bodies import query, read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.ids import known_response_id
@@ -110,11 +110,11 @@ def cancel(response_id: str) -> Response:
 
 
 @blueprint.delete("/v1/responses/<response_id>")
-@operation("Delete a response", answers={204: None}, errors=(404,))
+@operation("Delete a response", answers={200: Deleted}, errors=(404,))
 def delete(response_id: str) -> Response:
     """Remove a response; a running LLM call is aborted."""
     services().store.delete(known_response_id(response_id), owner())
-    return Response(status=204)
+    return jsonify({"id": response_id, "object": "response", "deleted": True})
 
 
 @blueprint.get("/v1/responses/<response_id>/input_items")
