@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import structlog
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from jobs.errors import (
+    AcceptanceUnknown,
     IdempotencyConflict,
     InvalidRequest,
     JobCancelled,
@@ -71,11 +72,16 @@ def _ours(error: PromptQError) -> Response:
     )
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if isinstance(error, _NOT_TO_BE_RETRIED):
+    if isinstance(error, _NOT_TO_BE_RETRIED) or _may_make_a_second_job(error):
         response.headers["x-should-retry"] = "false"
     if error.http_status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def _may_make_a_second_job(error: PromptQError) -> bool:
+    """Whether the SDK's silent repeat of this request could be paid for twice."""
+    return isinstance(error, AcceptanceUnknown) and "Idempotency-Key" not in request.headers
 
 
 def _http(error: HTTPException) -> Response:

@@ -8,15 +8,11 @@ import tempfile
 from typing import Any
 
 from prometheus_client import multiprocess
-from pydantic import ValidationError
 
 from jobs import open_files
-from jobs.settings import Settings
+from jobs.settings import load_or_exit
 
-try:
-    _settings = Settings()
-except ValidationError as error:
-    sys.exit(f"promptq api: {error}")
+_settings = load_or_exit("api")
 
 if _settings.open_access and not _settings.bind_is_loopback:
     sys.exit(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from api.app import create_app
 from jobs import logs
-from jobs.settings import Settings
+from jobs.settings import load_or_exit
 
-_settings = Settings()
+_settings = load_or_exit("api")
 logs.configure(_settings.log_level, _settings.log_format)
 app = create_app(_settings)

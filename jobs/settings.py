@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.queues import OWNER_PATTERN, QUEUES
@@ -146,6 +147,25 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
+
+
+def environment_name(field: str) -> str:
+    """The variable that a field of ``Settings`` is read from."""
+    return field.upper() if field.startswith("openai_") else f"PROMPTQ_{field.upper()}"
+
+
+def load_or_exit(process: str) -> Settings:
+    """The settings of this process; on a bad one, a line on standard error that names its variable, and exit code 2."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"promptq {process}: {environment_name(str(problem['loc'][0])) if problem['loc'] else 'settings'}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        print("\n".join(lines), file=sys.stderr)  # noqa: T201  # before there is a log
+        sys.exit(2)
 
 
 def parse_keys(lines: list[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.broker import make_celery
-from jobs.settings import Settings
+from jobs.settings import load_or_exit
 
-settings = Settings()
+settings = load_or_exit("worker")
 app = make_celery(settings)

@@ -21,7 +21,7 @@ from jobs.broker import MessageMaker, make_celery
 from jobs.errors import StoreUnavailable
 from jobs.queues import QUEUES
 from jobs.redis_clients import worker_client
-from jobs.settings import Settings
+from jobs.settings import load_or_exit
 from jobs.store import JobStore
 
 _log = structlog.stdlib.get_logger("promptq.scheduler")
@@ -82,7 +82,7 @@ class Scheduler:
 
 def main() -> int:
     """Tick until SIGTERM or SIGINT."""
-    settings = Settings()
+    settings = load_or_exit("scheduler")
     logs.configure(settings.log_level, settings.log_format)
     store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
     scheduler = Scheduler(store=store, lease_seconds=settings.lease_seconds)

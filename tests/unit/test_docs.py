@@ -9,19 +9,15 @@ import pytest
 
 from api.app import create_app
 from jobs import errors
-from jobs.settings import Settings
+from jobs.settings import Settings, environment_name
 
 _ROOT = Path(__file__).parents[2]
-
-
-def _environment_name(field: str) -> str:
-    return field.upper() if field.startswith("openai_") else f"PROMPTQ_{field.upper()}"
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_is_documented_as_it_describes_itself(field: str) -> None:
     """docs/configuration.md has a row for each setting, with its description."""
-    row = f"| `{_environment_name(field)}` |"
+    row = f"| `{environment_name(field)}` |"
     lines = [line for line in _read("docs/configuration.md").splitlines() if line.startswith(row)]
     assert len(lines) == 1
     description = Settings.model_fields[field].description
@@ -31,7 +27,7 @@ def test_every_setting_is_documented_as_it_describes_itself(field: str) -> None:
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     """Every variable that the docs name is a setting, or is read by the command line or the tests."""
-    known = {_environment_name(field) for field in Settings.model_fields}
+    known = {environment_name(field) for field in Settings.model_fields}
     others = {"PROMPTQ_URL", "PROMPTQ_API_KEY"}
     named = set(re.findall(r"\bPROMPTQ_[A-Z_]+[A-Z]", "".join(_read(page) for page in _pages())))
     assert named - known <= others
