@@ -1,10 +1,12 @@
-"""The gunicorn worker of the API: gevent's, with a shutdown that loses nobody."""
+"""The gunicorn worker of the API: gevent's, with a shutdown that loses nobody and waits for nobody idle."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
@@ -20,6 +22,27 @@ _MARGIN = 3.0
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """On SIGTERM: unready first, then no new connections, then waiting callers are answered, then the end."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Connections that are kept alive between two requests; gunicorn would wait for them until it cuts everybody.
+        self._idle: set[socket.socket] = set()
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Serve one connection, for as many requests as it brings."""
+        self._idle.add(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._idle.discard(client)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
+        """Answer one request."""
+        self._idle.discard(sock)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self._idle.add(sock)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; gunicorn's own handler follows when load balancers have had time to notice."""
         services: Services = self.wsgi.extensions["promptq"]
@@ -32,6 +55,17 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         services.waiter.wake_all()
         gevent.sleep(services.settings.drain_seconds)
         stop_accepting()
-        gevent.sleep(max(0.0, self.cfg.graceful_timeout - _MARGIN))
+        answer_by = self.cfg.graceful_timeout - _MARGIN
+        while answer_by > 0:
+            self._close_idle()
+            gevent.sleep(0.25)
+            answer_by -= 0.25
         services.closing.set()
         services.waiter.wake_all()
+
+    def _close_idle(self) -> None:
+        for client in list(self._idle):
+            # Its greenlet then reads the end of the stream, and closes it. On a duplicate, since gevent's own shutdown
+            # would raise in that greenlet instead. One that the client has closed meanwhile is none of our trouble.
+            with contextlib.suppress(OSError), client.dup() as twin:
+                twin.shutdown(socket.SHUT_RD)

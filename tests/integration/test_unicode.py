@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.integration.driving import calls_of, chat, ended, messages, unique
+from tests.integration.driving import calls_of, chat, ended, messages, submit, unique
 from tests.processes import Stack
 
 TEXTS = {
@@ -72,11 +72,12 @@ def test_the_synchronous_doors_answer_the_text_that_was_sent(client: httpx2.Clie
 
 
 def test_model_names_and_metadata_may_hold_any_text(client: httpx2.Client) -> None:
-    """What stands beside the prompt comes through as well."""
-    name = "modèle \x00 \ud800 🤖"
-    sent = {"prompt": unique(), "model": name, "metadata": {name: name}}
-    answer = client.post("/v1/jobs", content=json.dumps(sent))
-    assert answer.status_code == 202, answer.text
-    job = ended(client, answer.json()["id"])
-    assert (job["status"], job["model"], job["metadata"]) == ("completed", name, {name: name})
-    assert job["result"]["model"] == name
+    """What stands beside the prompt comes through as well; half a surrogate pair there is refused clearly."""
+    name = "modèle \x00 🤖"
+    job = submit(client, prompt=unique(), model=name, metadata={name: name})
+    done = ended(client, job["id"])
+    assert (done["status"], done["model"], done["metadata"]) == ("completed", name, {name: name})
+    assert done["result"]["model"] == name
+    for param, value in {"model": "\ud800", "metadata": {"a": "\ud800"}}.items():
+        refused = client.post("/v1/jobs", content=json.dumps({"prompt": "x", param: value}))
+        assert (refused.status_code, refused.json()["error"]["param"].partition(".")[0]) == (400, param)
