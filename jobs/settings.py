@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.queues import OWNER_PATTERN, QUEUES
@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     value that makes no sense.
     """
 
-    model_config = SettingsConfigDict(env_prefix="PROMPTQ_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PROMPTQ_", env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey (7.0 or newer).")
     redis_max_connections: int = Field(
@@ -118,17 +120,6 @@ class Settings(BaseSettings):
         if not value or set(value) - set(QUEUES):
             raise ValueError(f"must name some of {', '.join(QUEUES)}")
         return value
-
-    @field_validator("openai_base_url", "api_keys_file", "openai_api_key", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
-
-    @model_validator(mode="after")
-    def _heartbeat_fits(self) -> Settings:
-        if self.retry_in_slot > self.call_timeout:
-            raise ValueError("PROMPTQ_RETRY_IN_SLOT must not be longer than PROMPTQ_CALL_TIMEOUT")
-        return self
 
     @property
     def open_access(self) -> bool:
