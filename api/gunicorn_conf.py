@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from typing import Any
@@ -35,9 +36,16 @@ control_socket_disable = True
 accesslog = None
 loglevel = "warning"
 
-if workers > 1:
+_metrics_dir: str | None = None
+if workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # prometheus_client wants the directory before it is imported by the workers.
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="promptq-metrics-"))
+    _metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="promptq-metrics-")
+
+
+def on_exit(_server: Any) -> None:
+    """Leave no directory behind."""
+    if _metrics_dir is not None:
+        shutil.rmtree(_metrics_dir, ignore_errors=True)
 
 
 def child_exit(_server: Any, worker: Any) -> None:
