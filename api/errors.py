@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import structlog
 from flask import Flask, Response, jsonify, request
@@ -43,6 +44,10 @@ def install(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
+#: Findings of our own validators about a whole object, and the member that they are about (api/requests.py).
+_AT: Final = {"no_prompt": "input", "misplaced": "promptq"}
+
+
 def first_problem(error: ValidationError, value: object, *, prefix: str = "") -> InvalidRequest:
     """The first of pydantic's findings in ``value`` as ours; its message never quotes what was sent."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -56,13 +61,13 @@ def first_problem(error: ValidationError, value: object, *, prefix: str = "") ->
         elif problem["type"] != "missing":
             continue
         path.append(str(part))
+    if problem["type"] in _AT:
+        path.append(_AT[problem["type"]])
     param = ".".join(path) or None
-    if problem["type"] == "missing":
+    if problem["type"] in ("missing", "no_prompt"):
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
     if problem["type"] == "extra_forbidden":
         return InvalidRequest(f"Unknown parameter: '{param}'.", param=param)
-    if problem["type"] == "no_prompt":
-        return InvalidRequest(problem["msg"], param=".".join([*path, "input"]))
     return InvalidRequest(f"Invalid value for '{param}': {problem['msg']}." if param else problem["msg"], param=param)
 
 

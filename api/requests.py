@@ -20,6 +20,14 @@ def _no_stream(value: bool) -> bool:
     return value
 
 
+def _not_empty(value: str) -> str:
+    if not value:
+        raise PydanticCustomError("empty", "the prompt is empty")
+    return value
+
+
+#: Not ``Field(min_length=1)``: pydantic would turn the text into UTF-8 for it, and refuse a lone surrogate.
+Prompt = Annotated[str, AfterValidator(_not_empty), WithJsonSchema({"type": "string", "minLength": 1})]
 NoStream = Annotated[bool, AfterValidator(_no_stream), WithJsonSchema({"type": "boolean", "enum": [False]})]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 #: OpenAI's rule: up to 16 pairs, keys of up to 64 and values of up to 512 characters.
@@ -62,7 +70,14 @@ class BackgroundOptions(_OpenAIs):
 class ResponseBody(_Body):
     """The body of `POST /v1/responses`, as OpenAI documents it."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["input"]}, {"required": ["prompt"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["input"]},
+                {"required": ["prompt"], "properties": {"prompt": {"type": "object"}}},
+            ]
+        }
+    )
 
     input: str | list[Any] = Field(default="", description="Text, or a list of input items.")
     prompt: dict[str, Any] | None = Field(None, description="A prompt template that the LLM keeps.")
@@ -73,7 +88,7 @@ class ResponseBody(_Body):
     @model_validator(mode="after")
     def _has_prompt(self) -> ResponseBody:
         if "input" not in self.model_fields_set and self.prompt is None:
-            raise PydanticCustomError("no_prompt", "Missing required parameter: 'input'.")
+            raise PydanticCustomError("no_prompt", "neither input nor prompt is given")
         return self
 
 
@@ -110,24 +125,71 @@ class _JobFields(_Ours):
     deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
 
 
-class EndpointJob(_JobFields):
-    """A job in full: one of the LLM's endpoints and the body for it, which goes to the LLM unchanged."""
+def _no_options(body: _Body) -> _Body:
+    if "promptq" in body.model_fields_set:
+        raise PydanticCustomError("misplaced", "the options in 'promptq' stand beside 'body' here, not in it")
+    return body
+
+
+_WithoutOptions = (AfterValidator(_no_options), Field(json_schema_extra={"not": {"required": ["promptq"]}}))
+
+
+class ResponseJob(_JobFields):
+    """A job in full: a response. The body goes to the LLM unchanged."""
+
+    endpoint: Literal["/v1/responses"]
+    body: Annotated[ResponseBody, *_WithoutOptions]
+
+
+class ChatJob(_JobFields):
+    """A job in full: a chat completion. The body goes to the LLM unchanged."""
+
+    endpoint: Literal["/v1/chat/completions"]
+    body: Annotated[ChatBody, *_WithoutOptions]
+
+
+class CompletionJob(_JobFields):
+    """A job in full: a completion. The body goes to the LLM unchanged."""
+
+    endpoint: Literal["/v1/completions"]
+    body: Annotated[CompletionBody, *_WithoutOptions]
+
+
+class EmbeddingJob(_JobFields):
+    """A job in full: embeddings. The body goes to the LLM unchanged."""
+
+    endpoint: Literal["/v1/embeddings"]
+    body: Annotated[EmbeddingBody, *_WithoutOptions]
+
+
+EndpointJob = ResponseJob | ChatJob | CompletionJob | EmbeddingJob
+JOBS: dict[Endpoint, type[EndpointJob]] = {
+    RESPONSES: ResponseJob,
+    CHAT_COMPLETIONS: ChatJob,
+    COMPLETIONS: CompletionJob,
+    EMBEDDINGS: EmbeddingJob,
+}
+
+
+class JobHead(BaseModel):
+    """Which endpoint a job in full is for; it decides what else must be there."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
     endpoint: Endpoint
-    body: dict[str, Any]
 
 
 class PromptJob(_JobFields):
     """A job in short: a prompt, asked as one user message of a chat completion."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Prompt
     model: ModelName | None = Field(None, description="PROMPTQ_DEFAULT_MODEL, if none is named.")
 
 
 class GenerateRequest(_Ours):
     """The body of `POST /generate`."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Prompt
     model: ModelName | None = Field(None, description="PROMPTQ_DEFAULT_MODEL, if none is named.")
 
 

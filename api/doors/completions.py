@@ -81,7 +81,5 @@ def _ask(endpoint: Endpoint) -> Response:
         sent,
     )
     if asynchronous:
-        response = accepted(job_id)
-        response.headers["Preference-Applied"] = "respond-async"
-        return response
+        return accepted(job_id, preferred=True)
     return relay(wait_for(job_id, created=created), result_as_it_came)

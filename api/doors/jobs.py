@@ -12,9 +12,8 @@ from api.doors.ids import known_id
 from api.intake import Submission, body_for_llm, check_prompt, submit
 from api.openapi import operation
 from api.rendering import job_answer, job_summary, page
-from api.requests import BODIES, EndpointJob, JobsQuery, PromptJob, WaitQuery
+from api.requests import JOBS, EndpointJob, JobHead, JobsQuery, PromptJob, WaitQuery
 from api.services import owner, services
-from jobs.errors import InvalidRequest
 from jobs.model import CHAT_COMPLETIONS, Job, JobStatus
 from jobs.queues import QUEUES
 
@@ -24,7 +23,7 @@ blueprint = Blueprint("jobs", __name__)
 @blueprint.post("/v1/jobs")
 @operation(
     "Submit a job",
-    request=(EndpointJob, PromptJob),
+    request=(*JOBS.values(), PromptJob),
     answers={202: JobAnswer},
     idempotent=True,
     errors=(409, 413),
@@ -37,11 +36,13 @@ def create() -> Response:
     return accepted(job_id)
 
 
-def accepted(job_id: str) -> Response:
-    """202, the job, and where to find it again."""
+def accepted(job_id: str, *, preferred: bool = False) -> Response:
+    """202, the job, and where to find it again; ``preferred`` if the caller asked for this with ``Prefer``."""
     response = _answer(services().store.get(job_id, owner()))
     response.status_code = 202
     response.headers["Location"] = url_for("jobs.get", job_id=job_id)
+    if preferred:
+        response.headers["Preference-Applied"] = "respond-async"
     return response
 
 
@@ -60,18 +61,12 @@ def _from_prompt(sent: dict[str, Any], size: int) -> Submission:
 
 
 def _from_endpoint(sent: dict[str, Any], size: int) -> Submission:
-    job = validate(EndpointJob, sent)
-    check_prompt(job.body, size, prefix="body.")
-    body = validate(BODIES[job.endpoint], job.body, prefix="body")
-    # What the OpenAI-shaped doors read from the body stands beside it here.
-    if "promptq" in job.body:
-        raise InvalidRequest(
-            "Here 'queue' and 'deadline_seconds' stand beside 'body', not in it.", param="body.promptq"
-        )
+    job: EndpointJob = validate(JOBS[validate(JobHead, sent).endpoint], sent)
+    check_prompt(sent["body"], size, prefix="body.")
     return Submission(
         endpoint=job.endpoint,
-        model=body.model,
-        body=body_for_llm(b"", job.body, whole=False),
+        model=job.body.model,
+        body=body_for_llm(b"", sent["body"], whole=False),
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
         metadata=job.metadata,

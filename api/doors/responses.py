@@ -61,7 +61,7 @@ def create() -> Response:
     if body.background:
         response = _answer(services().store.get(job_id, owner()))
     elif respond_async():
-        response = accepted(job_id)
+        response = accepted(job_id, preferred=True)
     else:
         response = relay(wait_for(job_id, created=created), lambda job: jsonify(response_answer(job)))
     response.headers["x-promptq-job-id"] = job_id

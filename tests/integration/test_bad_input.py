@@ -171,8 +171,20 @@ def test_an_infinite_deadline_is_refused(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize(
     "job_id",
-    ["nonsense", "job_", "job_" + "0" * 32, "resp_" + "0" * 32, "JOB_" + "0" * 32, "job_" + "0" * 33, "job_%00", "%F0%9F%92%A9"]
-    + ["..%2f..%2fetc", "job_" + "x" * 3000, "*", "job_" + "0" * 32 + "%0a"],
+    [
+        "nonsense",
+        "job_",
+        "job_" + "0" * 32,
+        "resp_" + "0" * 32,
+        "JOB_" + "0" * 32,
+        "job_" + "0" * 33,
+        "job_%00",
+        "%F0%9F%92%A9",
+        "..%2f..%2fetc",
+        "job_" + "x" * 3000,
+        "*",
+        "job_" + "0" * 32 + "%0a",
+    ],
     ids=lambda value: value[:20],
 )
 def test_an_unknown_or_malformed_id_is_not_found(client: httpx2.Client, job_id: str) -> None:
@@ -232,7 +244,9 @@ def test_a_bad_wait_is_refused(client: httpx2.Client, wait: str) -> None:
         ("POST", "/healthz", {"GET"}),
     ],
 )
-def test_a_method_that_is_not_allowed_is_a_405(client: httpx2.Client, method: str, path: str, allowed: set[str]) -> None:
+def test_a_method_that_is_not_allowed_is_a_405(
+    client: httpx2.Client, method: str, path: str, allowed: set[str]
+) -> None:
     """A 405 names the methods that are allowed."""
     answer = client.request(method, path)
     refused(answer, 405, None)

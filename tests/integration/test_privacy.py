@@ -39,7 +39,7 @@ def published(stack: Stack) -> Iterator[list[str]]:
 
 
 def test_no_prompt_is_logged_or_published(client: httpx2.Client, stack: Stack, published: list[str]) -> None:
-    """Neither logs, nor Celery's events, nor any other channel hold a prompt: of jobs that succeed, fail, or are refused."""
+    """Neither logs nor Redis channels, Celery's events among them, hold a prompt, whatever becomes of its job."""
     marker = unique("marker").replace(" ", "-")
     ids = [submit(client, endpoint="/v1/chat/completions", body=chat(marker, model))["id"] for model in MODELS]
     body = {"model": "sim-failed", "input": marker, "background": True, "instructions": marker}

@@ -182,9 +182,7 @@ def test_models_are_the_llms(sdk: Sdk) -> None:
 def test_our_options_ride_in_extra_body(sdk: Sdk, client: httpx2.Client) -> None:
     """``extra_body`` chooses queue and deadline, and the LLM gets neither."""
     ours = {"promptq": {"queue": "bulk", "deadline_seconds": 120}}
-    created = sdk(
-        lambda client: client.responses.create(model="sim", input=unique(), background=True, extra_body=ours)
-    )
+    created = sdk(lambda client: client.responses.create(model="sim", input=unique(), background=True, extra_body=ours))
     job = read(client, created.id)
     assert job["queue"] == "bulk"
     assert job["deadline_at"] == pytest.approx(job["created_at"] + 120, abs=0.01)
