@@ -178,7 +178,7 @@ class Outcome:
 
 def _text(record: Mapping[bytes, bytes | None], name: bytes) -> str | None:
     value = record.get(name)
-    return None if value is None else value.decode()
+    return None if value is None else value.decode("utf-8", "surrogatepass")
 
 
 def _required(record: Mapping[bytes, bytes | None], name: bytes) -> str:

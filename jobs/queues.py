@@ -25,6 +25,7 @@ SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"
 EXPIRING: Final = PREFIX + "expiring"
 TICK: Final = PREFIX + "tick"
+HOLD: Final = PREFIX + "hold"
 
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 JOB_ID_PATTERN: Final = re.compile(r"(job|resp)_[0-9a-f]{32}")

@@ -20,9 +20,9 @@ class NotSent(RedisConnectionError):
 class _Pool(BlockingConnectionPool):
     """A bounded pool whose callers wait for a free connection, and that tells apart what was never sent."""
 
-    def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+    def get_connection(self, *_: Any, **__: Any) -> Any:
         try:
-            return super().get_connection(command_name, *keys, **options)  # type: ignore[no-untyped-call]
+            return super().get_connection()  # type: ignore[no-untyped-call]
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise NotSent(str(error)) from error
 

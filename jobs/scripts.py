@@ -34,6 +34,7 @@ class Scripts:
         self.cancel = self._load(client, "cancel")
         self.delete = self._load(client, "delete")
         self.list = self._load(client, "list")
+        self.tick = self._load(client, "tick")
         self.purge = self._load(client, "purge")
 
     @staticmethod

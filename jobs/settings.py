@@ -169,7 +169,7 @@ def parse_keys(lines: list[str]) -> dict[str, str]:
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        owner, colon, key = line.partition(":")
+        owner, colon, key = (part.strip() for part in line.partition(":"))
         if not colon or not OWNER_PATTERN.fullmatch(owner) or not key:
             raise ValueError(f"API key {number} is not of the form owner:key (owner: letters, digits, '_', '-', '.')")
         keys[_digest(key, number)] = owner

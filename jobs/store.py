@@ -181,13 +181,15 @@ class JobStore:
 
     # What the scheduler does. Any number of schedulers may run: each step looks again before it acts.
 
-    def tick(self) -> float | None:
-        """Note that a scheduler is at work; answer the seconds since one last was, None if none ever was."""
+    def tick(self, *, idle: float, lease_seconds: float) -> tuple[float, bool]:
+        """Note that a scheduler is at work; answer how long Redis, or all schedulers, were away (seconds), and whether
+        lost leases may be recovered now: after an outage, not for one lease.
+
+        ``idle`` is how long the caller itself has slept since its last good tick, 0 if that is not known.
+        """
         with redis_errors():
-            seconds, micros = self._client.time()
-            now = seconds + micros / 1e6
-            last = self._client.set(queues.TICK, now, get=True)
-        return None if last is None else max(0.0, now - float(last))
+            gap, may_recover = self._scripts.tick(args=[round(idle * 1000), round(lease_seconds * 1000)])
+        return int(gap) / 1000, bool(may_recover)
 
     def promote_due(self, limit: int = 1000) -> int:
         """Enqueue jobs whose retry is due; answer how many."""
@@ -218,16 +220,20 @@ class JobStore:
             return int(self._scripts.purge(args=[limit]))
 
     def orphans(self, queue: str, behind: int | None, limit: int = 1000) -> Sequence[tuple[str, int]]:
-        """Waiting jobs with their enqueueing numbers that seem to have no message.
+        """Waiting jobs that seem to have no message, with their enqueueing numbers.
 
         These are the ones numbered below ``behind``, or all where it is None.
         """
+        # Those that jumped to the head of the queue stand below all others, whatever their number.
         upper = "+inf" if behind is None else f"({behind}"
-        with redis_errors():
-            found = self._client.zrangebyscore(
-                queues.waiting_key(queue), "-inf", upper, start=0, num=limit, withscores=True
-            )
-        return [(job_id.decode(), int(number)) for job_id, number in cast("list[tuple[bytes, float]]", found)]
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            found = self._client.zrangebyscore(queues.waiting_key(queue), "-inf", upper, start=0, num=limit)
+            job_ids = [job_id.decode() for job_id in cast("list[bytes]", found)]
+            for job_id in job_ids:
+                pipe.hget(queues.job_key(job_id), "eseq")
+            numbers = [int(number or 0) for number in pipe.execute()]
+        numbered = zip(job_ids, numbers, strict=True)
+        return [(job_id, number) for job_id, number in numbered if number and (behind is None or number < behind)]
 
     def queue_state(self, queue: str) -> tuple[int, int, int]:
         """Of a queue: how many jobs wait, how many messages its list holds, the highest number claimed."""

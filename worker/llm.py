@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import httpx2
 import openai
+from openai._exceptions import SubjectTokenProviderError  # exported nowhere else
 
 from jobs.errors import (
     LLMBadAnswer,
@@ -26,6 +29,8 @@ from jobs.settings import Settings
 #: enumerates the installed SDK's classes and fails if one is not covered.
 ERRORS: Final[Mapping[type[Exception], type[LLMError]]] = {
     openai.APITimeoutError: LLMTimeout,
+    # The root of what the API says; it comes by itself only where an answer breaks off in an error.
+    openai.APIError: LLMUnavailable,
     openai.APIConnectionError: LLMUnreachable,
     openai.APIResponseValidationError: LLMBadAnswer,
     openai.RateLimitError: LLMRateLimited,
@@ -33,6 +38,8 @@ ERRORS: Final[Mapping[type[Exception], type[LLMError]]] = {
     openai.ConflictError: LLMUnavailable,
     openai.BadRequestError: LLMRejected,
     openai.AuthenticationError: LLMRejected,
+    openai.OAuthError: LLMRejected,
+    SubjectTokenProviderError: LLMRejected,
     openai.PermissionDeniedError: LLMRejected,
     openai.NotFoundError: LLMRejected,
     openai.UnprocessableEntityError: LLMRejected,
@@ -59,6 +66,7 @@ _STATUS: Final = {
     "cancelled": JobStatus.CANCELLED,
 }
 _REQUEST_TIMEOUT: Final = 408
+_LARGE_NUMBER: Final = re.compile(rb"[eE]\+?\d{3}|\d{300}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +163,17 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 def _read(endpoint: str, response: httpx2.Response) -> Answer:
     request_id = response.headers.get("x-request-id")
+    # Only a number with a long exponent or very many digits can be too large; looking at every number takes its time.
+    parse_float = _finite if _LARGE_NUMBER.search(response.content) else None
     try:
-        answer = json.loads(response.content, parse_constant=_refuse_constant)
+        answer = json.loads(response.content, parse_constant=_refuse_constant, parse_float=parse_float)
     except (ValueError, RecursionError) as error:
         raise LLMBadAnswer(
             "The LLM's answer is not JSON.", upstream_status=response.status_code, upstream_request_id=request_id
         ) from error
     promised = _PROMISED[endpoint]
-    status = _STATUS.get(answer.get("status", "completed")) if isinstance(answer, dict) else None
+    said = answer.get("status", "completed") if isinstance(answer, dict) else None
+    status = _STATUS.get(said) if isinstance(said, str) else None
     if status is None or not isinstance(answer.get(promised), list):
         raise LLMBadAnswer(
             f"The LLM's answer is not an object with '{promised}' that has ended.",
@@ -177,6 +188,13 @@ def _read(endpoint: str, response: httpx2.Response) -> Answer:
         error=failure if isinstance(failure, dict) else None,
         request_id=request_id,
     )
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is too large")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -18,7 +18,7 @@ import structlog
 
 from jobs import logs
 from jobs.broker import MessageMaker, make_celery
-from jobs.errors import StoreUnavailable
+from jobs.errors import Unavailable
 from jobs.queues import QUEUES
 from jobs.redis_clients import worker_client
 from jobs.settings import load_or_exit
@@ -45,25 +45,29 @@ class Scheduler:
     grace: float = 10.0
     clock: Callable[[], float] = time.monotonic
     _seen: dict[str, _Sighting] = field(default_factory=dict)
-    _recover_from: float = 0.0
+    #: When the last tick that went well ended; None if there was none, or the last one failed.
+    _ended: float | None = None
 
     def tick(self) -> None:
-        """Do all that is due now, once. Raises ``StoreUnavailable``."""
+        """Do all that is due now, once. Raises ``Unavailable``."""
         now = self.clock()
-        gap = self.store.tick()
-        if gap is not None and gap > self.lease_seconds / 3:
-            # Redis was away, or all schedulers were: the workers live, but could not renew. Give them one lease.
-            self._recover_from = now + self.lease_seconds
-            _log.warning("scheduler.gap", seconds=round(gap, 1))
+        idle = 0.0 if self._ended is None else now - self._ended
+        self._ended = None
+        gap, may_recover = self.store.tick(idle=idle, lease_seconds=self.lease_seconds)
+        if not may_recover:
+            _log.warning("scheduler.recovery_on_hold", gap_seconds=round(gap, 1))
         counts = {
             "promoted": self.store.promote_due(),
             "expired": self.store.expire_due(),
-            "recovered": self.store.recover_lost() if now >= self._recover_from else 0,
             "repaired": sum(self._repair(queue, now) for queue in QUEUES),
             "purged": self.store.purge_expired(),
         }
+        # If this took long, Redis may have been away while we waited for it: the next tick will tell.
+        may_recover = may_recover and self.clock() - now < self.lease_seconds / 3
+        counts["recovered"] = self.store.recover_lost() if may_recover else 0
         if any(counts.values()):
             _log.info("scheduler.tick", **counts)
+        self._ended = self.clock()
 
     def _repair(self, queue: str, now: float) -> int:
         """Send messages again for jobs that wait although later ones were claimed, or although the list is empty."""
@@ -86,6 +90,8 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format)
     store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
     scheduler = Scheduler(store=store, lease_seconds=settings.lease_seconds)
+    # Well within the third of a lease that counts as an outage.
+    interval = min(settings.scheduler_interval, settings.lease_seconds / 6)
     stop = threading.Event()
 
     def on_signal(*_: Any) -> None:
@@ -97,13 +103,13 @@ def main() -> int:
     while not stop.is_set():
         try:
             scheduler.tick()
-        except StoreUnavailable:
+        except Unavailable:
             _log.warning("scheduler.store_unavailable")
         else:
             if ready is not None:
                 ready.write_text(str(os.getpid()))
                 ready = None
-        stop.wait(settings.scheduler_interval)
+        stop.wait(interval)
     return 0
 
 

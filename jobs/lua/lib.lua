@@ -43,16 +43,20 @@ local function leave_waiting(job)
 end
 
 -- Make a job runnable: `message` is the Celery message that names it; `at` when it began to count in the backlog.
--- One that jumps to the head of the queue is marked: when it is claimed, lower numbers have not been passed over.
+-- Its place in `waiting` is its number, or, at the head, below all others; such a job is marked: when it is claimed, lower
+-- numbers have not been passed over.
 local function enqueue(job, message, at, head)
   local seq = redis.call('INCR', key('seq'))
+  local place = seq
   redis.call('HSET', job_key(job.id), 'eseq', seq)
   if head then
     redis.call('HSET', job_key(job.id), 'head', 1)
+    local first = redis.call('ZRANGE', key('waiting:' .. job.queue), 0, 0, 'WITHSCORES')[2]
+    if first then place = tonumber(first) - 1 end
   else
     redis.call('HDEL', job_key(job.id), 'head')
   end
-  redis.call('ZADD', key('waiting:' .. job.queue), seq, job.id)
+  redis.call('ZADD', key('waiting:' .. job.queue), place, job.id)
   redis.call('ZADD', key('backlog:' .. job.queue), 'NX', at, job.id)
   redis.call(head and 'RPUSH' or 'LPUSH', LIST_PREFIX .. job.queue, message)
   return seq
@@ -88,6 +92,7 @@ local function finish(job, status, fields, at, ttl)
   leave_all(job)
   set_status(job, status)
   redis.call('HSET', job_key(job.id), 'finished', at, unpack(fields))
+  redis.call('HDEL', job_key(job.id), 'retry_at')
   redis.call('PEXPIRE', job_key(job.id), ttl)
   redis.call('ZADD', key('expiring'), at + ttl, purge_member(job))
   if job.idem then redis.call('PEXPIRE', job.idem, ttl) end

@@ -15,24 +15,43 @@ if after ~= '' then
   if not job or job.owner ~= owner then return {0} end
   below = '(' .. job.seq
 end
-local found = {}
+
+-- Each leaf is read a page at a time. What has expired and is not purged yet is taken away on the way, so that it can
+-- neither fill a page nor be met again.
+local leaves = {}
+local function refill(one)
+  one.ids = redis.call('ZREVRANGEBYSCORE', one.index, one.below, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
+  one.at = 1
+  if #one.ids > 0 then one.below = '(' .. one.ids[#one.ids] end
+end
 for _, kind in ipairs(kinds) do
   for _, status in ipairs(statuses) do
     for _, queue in ipairs(queues) do
-      local index = leaf({owner = owner, kind = kind, queue = queue}, status)
-      local ids = redis.call('ZREVRANGEBYSCORE', index, below, '-inf', 'WITHSCORES', 'LIMIT', 0, limit + 16)
-      for i = 1, #ids, 2 do found[#found + 1] = {tonumber(ids[i + 1]), ids[i]} end
+      local one = {index = leaf({owner = owner, kind = kind, queue = queue}, status), below = below}
+      refill(one)
+      if #one.ids > 0 then leaves[#leaves + 1] = one end
     end
   end
 end
-table.sort(found, function(a, b) return a[1] > b[1] end)
+
 local answer = {1}
-for _, entry in ipairs(found) do
-  if #answer > limit then break end
-  local values = redis.call('HMGET', job_key(entry[2]), 'owner', unpack(fields))
-  if values[1] then  -- else it expired a moment ago and is not purged yet
-    values[1] = entry[2]
-    answer[#answer + 1] = values
+while #answer <= limit do
+  local newest
+  for _, one in ipairs(leaves) do
+    if one.ids[one.at] and (not newest or tonumber(one.ids[one.at + 1]) > tonumber(newest.ids[newest.at + 1])) then
+      newest = one
+    end
   end
+  if not newest then break end
+  local id = newest.ids[newest.at]
+  local values = redis.call('HMGET', job_key(id), 'owner', unpack(fields))
+  if values[1] then
+    values[1] = id
+    answer[#answer + 1] = values
+  else
+    redis.call('ZREM', newest.index, id)
+  end
+  newest.at = newest.at + 2
+  if not newest.ids[newest.at] then refill(newest) end
 end
 return answer

@@ -1,0 +1,157 @@
+"""The LLM's client: bytes in, bytes out, and each failure by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import _exceptions
+
+from jobs.errors import (
+    LLMBadAnswer,
+    LLMError,
+    LLMRateLimited,
+    LLMRejected,
+    LLMTimeout,
+    LLMUnavailable,
+    LLMUnreachable,
+)
+from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, JobStatus
+from jobs.settings import Settings
+from worker.llm import ERRORS, Answer, LLMClient
+
+SDK_ERRORS = {
+    error
+    for room in (openai, _exceptions)
+    for error in list(vars(room).values())
+    if isinstance(error, type) and issubclass(error, openai.OpenAIError) and not error.__name__.startswith("_")
+}
+ANSWER = b'{ "choices": [], "unknown": 1.0,  "usage": {"total_tokens": 2} }\n'
+
+
+def ask(handler: Any, body: bytes = b"{}", endpoint: Any = CHAT_COMPLETIONS) -> Answer:
+    """One call through the SDK, with the network replaced."""
+    with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        return LLMClient(client).call(endpoint, body)
+
+
+def ask_for(status: int, content: bytes = b"", headers: dict[str, str] | None = None, **options: Any) -> Answer:
+    return ask(lambda _: httpx2.Response(status, content=content, headers=headers), **options)
+
+
+@pytest.mark.parametrize("error", sorted(SDK_ERRORS, key=lambda error: error.__name__), ids=lambda e: e.__name__)
+def test_every_error_of_the_sdk_is_mapped(error: type[Exception]) -> None:
+    """Each exception class of the installed SDK is named in the map: none falls to the root's meaning by chance."""
+    assert error in ERRORS
+
+
+def test_bytes_pass_untouched() -> None:
+    """The body goes out byte for byte, and the answer comes back so, with what we read in it beside."""
+    seen: list[httpx2.Request] = []
+    body = b'{"model" : "m", "temperature": 1.0, "x": "\\ud800\\u0000"}'
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(200, content=ANSWER, headers={"x-request-id": "req_7"})
+
+    answer = ask(handler, body)
+    assert answer == Answer(ANSWER, JobStatus.COMPLETED, {"total_tokens": 2}, None, "req_7")
+    (request,) = seen
+    assert request.content == body
+    assert request.url == "http://llm/v1/chat/completions"
+    assert request.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("status", "ours"),
+    [
+        *((status, LLMRejected) for status in (400, 401, 403, 404, 405, 413, 422)),
+        *((status, LLMUnavailable) for status in (408, 409, 500, 502, 503, 504, 529)),
+        (429, LLMRateLimited),
+    ],
+)
+def test_each_status_has_its_error(status: int, ours: type[LLMError]) -> None:
+    """Each HTTP status raises the error that says whether another try is worth it, with the LLM's own words."""
+    with pytest.raises(LLMError) as caught:
+        ask_for(status, b'{"error": {"message": "why", "code": "c"}}', {"x-request-id": "r"})
+    assert type(caught.value) is ours
+    assert caught.value.message == "why"
+    assert caught.value.upstream_status == status
+    assert caught.value.upstream_error == {"message": "why", "code": "c"}
+    assert caught.value.upstream_request_id == "r"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0"}, 0),
+        ({"retry-after-ms": "250", "Retry-After": "7"}, 0.25),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "inf"}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    """The wait that the LLM asks for is read where it is a sensible number of seconds."""
+    with pytest.raises(LLMRateLimited) as caught:
+        ask_for(429, b"busy", headers)
+    assert caught.value.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"<html>", b"[]", b"null", b"{}", b'{"choices": {}}', b'{"choices": [NaN]}', b"\xff", b"[" * 100_000),
+        *(b'{"choices": [], "status": "queued"}', b'{"choices": [], "status": ["completed"]}'),
+        b'{"choices": [], "usage": {"total_tokens": 1e999}}',
+    ],
+    ids=lambda content: content[:40].decode("latin-1"),
+)
+def test_a_bad_answer_is_called_so(content: bytes) -> None:
+    """A 200 that is not JSON, not what was promised or not finished raises LLMBadAnswer."""
+    with pytest.raises(LLMBadAnswer):
+        ask_for(200, content)
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed", "cancelled"])
+def test_a_response_tells_how_it_ended(status: str) -> None:
+    """The final status of a response becomes the job's."""
+    content = f'{{"output": [], "status": "{status}", "error": {{"message": "m"}}}}'.encode()
+    answer = ask_for(200, content, endpoint=RESPONSES)
+    assert answer.status is JobStatus(status)
+    assert answer.error == {"message": "m"}
+    assert ask_for(200, b'{"data": []}', endpoint=EMBEDDINGS).usage is None
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (httpx2.ReadTimeout, LLMTimeout),
+        (httpx2.ConnectTimeout, LLMTimeout),
+        (httpx2.ConnectError, LLMUnreachable),
+        (httpx2.RemoteProtocolError, LLMUnreachable),
+    ],
+)
+def test_a_broken_connection_is_called_so(error: type[Exception], ours: type[LLMError]) -> None:
+    """A connection that is refused, cut or silent raises an error that is worth a retry."""
+
+    def handler(_: httpx2.Request) -> httpx2.Response:
+        raise error("broken")
+
+    with pytest.raises(LLMError) as caught:
+        ask(handler)
+    assert type(caught.value) is ours
+    assert caught.value.retryable
+
+
+def test_a_client_needs_a_key_or_an_address() -> None:
+    """Without a key and an address nothing is called by guess."""
+    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+        LLMClient.from_settings(Settings(openai_api_key=None, openai_base_url=None))
+    LLMClient.from_settings(Settings(openai_base_url="http://127.0.0.1:1/v1"))

@@ -1,0 +1,116 @@
+"""The settings: what they read, what they refuse, and what they never show."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.settings import Settings, parse_keys
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hush-1234567890"
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings come from PROMPTQ_ variables, and the LLM's from the names that every OpenAI tool reads."""
+    monkeypatch.setenv("PROMPTQ_PORT", "1234")
+    monkeypatch.setenv("PROMPTQ_WORKER_QUEUES", "bulk, default")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    settings = Settings()
+    assert (settings.port, settings.worker_queues) == (1234, ("bulk", "default"))
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == SECRET
+    assert settings.openai_base_url is None
+
+
+def test_keys_are_kept_as_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the SHA-256 of an API key is kept, and no key shows in what is printed."""
+    monkeypatch.setenv("PROMPTQ_API_KEYS", f"ann:{SECRET},bob:other")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    settings = Settings()
+    assert settings.api_keys[hashlib.sha256(SECRET.encode()).hexdigest()] == "ann"
+    assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROMPTQ_PORT", "70000"),
+        ("PROMPTQ_LEASE_SECONDS", "0"),
+        ("PROMPTQ_CONCURRENCY", "many"),
+        ("PROMPTQ_WORKER_QUEUES", "default,fast"),
+        ("PROMPTQ_WORKER_NAME", "a b"),
+        ("PROMPTQ_LOG_LEVEL", "loud"),
+        ("PROMPTQ_API_KEYS", SECRET),
+    ],
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A value that makes no sense is refused with the setting's name; the value itself is not repeated."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert name.removeprefix("PROMPTQ_") in str(caught.value).upper()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [SECRET, f"a b:{SECRET}", f":{SECRET}", "ann:", f"ann:sha256:{SECRET}"])
+def test_a_bad_key_is_not_quoted(line: str) -> None:
+    """A line that names no key and owner is refused by its number, without a word of it."""
+    with pytest.raises(ValueError, match="API key 3") as caught:
+        parse_keys(["# keys", "", line])
+    assert SECRET not in str(caught.value)
+
+
+def test_keys_may_come_as_hashes() -> None:
+    """A key and its hash mean the same, in either case, and space around a key does not count."""
+    digest = hashlib.sha256(b"k").hexdigest()
+    for line in ("ann:k", f"ann:sha256:{digest}", f" ann:sha256:{digest.upper()} ", "ann: k"):
+        assert parse_keys([line]) == {digest: "ann"}
+
+
+def test_access_is_open_only_without_any_key(tmp_path: Path) -> None:
+    """The server is open where no key is configured; an empty key file closes it."""
+    assert Settings().open_access
+    assert not Settings(api_keys=parse_keys(["ann:k"])).open_access
+    assert not Settings(api_keys_file=tmp_path / "keys").open_access
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", "")),
+    ],
+)
+def test_loopback_is_known(host: str, loopback: bool) -> None:
+    """Only addresses that this machine alone can reach count as loopback."""
+    assert Settings(host=host).bind_is_loopback is loopback
+
+
+def test_each_setting_says_what_it_is() -> None:
+    """Each setting has a description, but for those whose name says it all."""
+    silent = {name for name, setting in Settings.model_fields.items() if not setting.description}
+    assert silent <= {"log_level"}
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    """Nothing else in jobs, api and worker reads the environment, but for the Prometheus client's own variable."""
+    allowed = {"jobs/settings.py", "api/metrics.py", "api/gunicorn_conf.py"}
+    found = set()
+    for room in ("jobs", "api", "worker"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                if attribute and node.value.id == "os" and node.attr in ("environ", "environb", "getenv"):
+                    found.add(str(file.relative_to(ROOT)))
+                if isinstance(node, ast.ImportFrom) and node.module == "os":
+                    assert not {"environ", "getenv"} & {name.name for name in node.names}, file
+    assert found <= allowed
+    for name in allowed - {"jobs/settings.py"}:
+        lines = [line for line in (ROOT / name).read_text().splitlines() if "os.environ" in line]
+        assert all("PROMETHEUS_MULTIPROC_DIR" in line for line in lines)

@@ -1,0 +1,137 @@
+"""The store against a model: whatever is done in whatever order, its invariants hold after each step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from jobs import queues
+from jobs.model import TRANSITIONS, Claim, JobStatus
+from jobs.store import JobStore
+from tests.unit.making import DONE, check_invariants, new_job
+
+
+def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]:
+    """A machine on this store, which it empties at each start."""
+
+    class Machine(RuleBasedStateMachine):
+        jobs: Bundle[str] = Bundle("jobs")
+        claims: Bundle[Claim] = Bundle("claims")
+
+        def __init__(self) -> None:
+            super().__init__()
+            client.flushdb()
+            self.seen: dict[str, JobStatus] = {}
+            self.holder: dict[str, str] = {}
+            self.deleted: set[str] = set()
+            self.number = 0
+
+        @rule(target=jobs, queue=st.sampled_from(queues.QUEUES[:2]), deadline=st.sampled_from([None, 60.0]))
+        def create(self, queue: Any, deadline: float | None) -> str:
+            job_id, created = store.create(new_job(queue=queue, deadline_seconds=deadline))
+            assert created
+            return job_id
+
+        @rule(target=claims, job_id=jobs)
+        def claim(self, job_id: str) -> Any:
+            self.number += 1
+            claimed = store.claim(job_id, f"c{self.number}", lease_seconds=30, worker="w")
+            if not isinstance(claimed, Claim):
+                return multiple()
+            assert self.seen[job_id] is JobStatus.QUEUED
+            self.holder[job_id] = claimed.claim_id
+            return claimed
+
+        @rule(claim=claims)
+        def renew(self, claim: Claim) -> None:
+            lost = store.renew({claim.job.id: claim.claim_id}, lease_seconds=30)
+            status = self.seen.get(claim.job.id)
+            ours = self.holder[claim.job.id] == claim.claim_id and status in (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
+            assert lost == ([] if ours else [claim.job.id])
+
+        @rule(claim=claims)
+        def complete(self, claim: Claim) -> None:
+            before = self.seen.get(claim.job.id)
+            verdict = store.complete(claim, DONE)
+            if before is None:
+                assert verdict == "gone"
+            elif not before.terminal:
+                assert verdict == ("done" if self.holder[claim.job.id] == claim.claim_id else "fenced")
+
+        @rule(claim=claims, keep=st.booleans())
+        def retry(self, claim: Claim, keep: bool) -> None:
+            store.retry(claim, attempt=claim.job.attempt, attempts=[{}], delay=60, keep_slot=keep)
+
+        @rule(claim=claims)
+        def hand_back(self, claim: Claim) -> None:
+            before = self.seen.get(claim.job.id)
+            ours = before is JobStatus.IN_PROGRESS and self.holder[claim.job.id] == claim.claim_id
+            assert (store.hand_back(claim) == "done") is ours
+
+        @rule()
+        def recover(self) -> None:
+            leases = client.zrange(queues.LEASES, 0, 0)
+            client.zadd(queues.LEASES, dict.fromkeys(leases, 1)) if leases else None
+            assert store.recover_lost() == len(leases)
+
+        @rule()
+        def promote(self) -> None:
+            later = client.zrange(queues.SCHEDULED, 0, 0)
+            client.zadd(queues.SCHEDULED, dict.fromkeys(later, 1)) if later else None
+            assert store.promote_due() == len(later)
+
+        @rule()
+        def expire(self) -> None:
+            due = client.zrange(queues.DEADLINES, 0, 0)
+            client.zadd(queues.DEADLINES, dict.fromkeys(due, 1)) if due else None
+            assert store.expire_due() == len(due)
+
+        @rule(job_id=jobs)
+        def cancel(self, job_id: str) -> None:
+            if job_id in self.seen:
+                assert store.cancel(job_id, "ann") is not self.seen[job_id].terminal
+
+        @rule(job_id=consumes(jobs))
+        def delete(self, job_id: str) -> None:
+            store.delete(job_id, "ann")
+            self.deleted.add(job_id)
+
+        @invariant()
+        def all_is_consistent(self) -> None:
+            records = check_invariants(client)
+            assert not self.deleted & set(records), "a deleted job was made again"
+            statuses = {job_id: JobStatus(record[b"status"].decode()) for job_id, record in records.items()}
+            for job_id, before in self.seen.items():
+                now = statuses.get(job_id)
+                assert now is before or now in TRANSITIONS[before] or job_id in self.deleted, (before, now)
+            assert all(int(record[b"attempt"]) >= 0 for record in records.values())
+            self.seen = statuses
+
+    return Machine
+
+
+def test_any_order_of_steps_keeps_the_invariants(store: JobStore, redis_client: redis.Redis) -> None:
+    """One terminal state per job, legal transitions only, and every set equal to what the records say, at each step."""
+    run_state_machine_as_test(
+        machine(store, redis_client),
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,146 @@
+"""A Redis that is away, loses its reply, or is full."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from jobs import queues
+from jobs.broker import MessageMaker
+from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
+from jobs.model import JobStatus
+from jobs.redis_clients import api_client, worker_client
+from jobs.settings import Settings
+from jobs.store import JobStore
+from tests import processes
+from tests.unit.making import DONE, claim, create, job, lose_lease, make_due, new_job, running
+from worker.scheduler import Scheduler
+
+
+class LossyProxy:
+    """Forwards connections to Redis; once told to, it forwards one more request, swallows the reply and hangs up."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.lossy = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                for source, sink, replies in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._pump, args=(source, sink, replies), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
+        with contextlib.suppress(OSError), source, sink:
+            while data := source.recv(65536):
+                if replies and self.lossy:
+                    break
+                sink.sendall(data)
+            for end in (sink, source):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[LossyProxy]:
+    parts = urlsplit(redis_url)
+    lossy = LossyProxy(parts.hostname or "127.0.0.1", parts.port or 6379)
+    yield lossy
+    lossy.close()
+
+
+def test_nothing_listens(messages: MessageMaker) -> None:
+    """Where Redis cannot be reached every step raises StoreUnavailable, since nothing was done."""
+    settings = Settings(redis_url=f"redis://127.0.0.1:{processes.free_port()}/0")
+    with contextlib.closing(api_client(settings)) as client:
+        away = JobStore(client, messages, result_ttl=60)
+        for step in (
+            away.ping,
+            lambda: away.tick(idle=0, lease_seconds=30),
+            away.promote_due,
+            lambda: away.create(new_job()),
+            lambda: away.get("job_x", "ann"),
+            lambda: away.list("ann"),
+            lambda: away.cancel("job_x", "ann"),
+            lambda: away.claim("job_x", "c", lease_seconds=1, worker="w"),
+        ):
+            with pytest.raises(StoreUnavailable) as caught:
+                step()
+            assert caught.value.retry_after
+
+
+def test_a_lost_reply_is_told_as_such(
+    store: JobStore, proxy: LossyProxy, messages: MessageMaker, redis_client: redis.Redis
+) -> None:
+    """A create whose reply is lost raises AcceptanceUnknown; the job exists, and the same key finds it."""
+    new = new_job(idempotency_key="k", fingerprint="f")
+    database = redis_client.get_connection_kwargs()["db"]
+    settings = Settings(redis_url=f"redis://127.0.0.1:{proxy.port}/{database}")
+    with contextlib.closing(api_client(settings)) as client:
+        far = JobStore(client, messages, result_ttl=60)
+        create(far)
+        proxy.lossy = True
+        with pytest.raises(AcceptanceUnknown):
+            far.create(new)
+        with pytest.raises(StoreUnavailable):
+            far.get(new.id, "ann")
+        proxy.lossy = False
+        assert far.create(new_job(idempotency_key="k", fingerprint="f")) == (new.id, False)
+    assert job(store, new.id).status is JobStatus.QUEUED
+
+
+@pytest.fixture
+def full(tmp_path: Path, messages: MessageMaker) -> Iterator[tuple[JobStore, redis.Redis]]:
+    """A store on a server of its own, and a client to fill it with."""
+    with processes.redis_server(tmp_path / "redis") as url:
+        client = worker_client(Settings(redis_url=url))
+        yield JobStore(client, messages, result_ttl=60), client
+        client.close()
+
+
+def test_a_full_redis_refuses_new_jobs_only(full: tuple[JobStore, redis.Redis]) -> None:
+    """When Redis is full a new job is refused, and everything that was accepted goes on to its end."""
+    store, client = full
+    ids = [create(store, deadline_seconds=60) for _ in range(5)]
+    done, handed_back, lost, later, overdue = (claim(store, job_id) for job_id in ids)
+    waiting = create(store)
+    client.config_set("maxmemory", 1)
+    with pytest.raises(StoreFull):
+        store.create(new_job())
+    assert store.renew({done.job.id: done.claim_id}, lease_seconds=60) == []
+    assert store.complete(done, DONE) == "done"
+    assert store.hand_back(handed_back) == "done"
+    assert store.retry(later, attempt=1, attempts=[], delay=0, keep_slot=False) == "done"
+    assert store.cancel(waiting, "ann")
+    claim(store, handed_back.job.id, "c2")
+    client.config_set("maxmemory", 0)
+    lose_lease(client, lost.job.id)
+    make_due(client, queues.DEADLINES, overdue.job.id)
+    client.config_set("maxmemory", 1)
+    assert (store.recover_lost(), store.promote_due(), store.expire_due()) == (1, 1, 1)
+    store.delete(lost.job.id, "ann")
+
+
+def test_the_scheduler_goes_on_when_redis_is_full(full: tuple[JobStore, redis.Redis]) -> None:
+    """A scheduler's tick on a full Redis still ends what is overdue, which is what frees memory."""
+    store, client = full
+    overdue = running(store, deadline_seconds=60)
+    make_due(client, queues.DEADLINES, overdue.job.id)
+    client.config_set("maxmemory", 1)
+    Scheduler(store=store, lease_seconds=30).tick()
+    assert job(store, overdue.job.id).status is JobStatus.FAILED
