@@ -66,6 +66,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         method = request.method if request.url_rule else "unknown"
         services.metrics.answered(method, route, response.status_code, seconds)
         response.headers["x-request-id"] = g.request_id
+        if "job_id" in g:
+            response.headers["x-promptq-job-id"] = g.job_id
         log = _log.debug if request.endpoint in _WITHOUT_KEY else _log.info
         log(
             "http.request",

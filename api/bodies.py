@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ValidationError
 
 from api.errors import first_problem
+from jobs import strict_json
 from jobs.errors import InvalidRequest, PayloadTooLarge
 
 M = TypeVar("M", bound=BaseModel)
@@ -21,14 +22,13 @@ def read_object() -> tuple[bytes, dict[str, Any]]:
     """
     raw = request.get_data(cache=False)
     try:
-        parsed = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        parsed = strict_json.loads(raw)
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not valid UTF-8.") from None
     except json.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"The body is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})."
-        ) from None
-    except (ValueError, RecursionError):
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequest(f"The body is not valid JSON: {error.msg} ({where}).") from None
+    except ValueError:
         raise InvalidRequest("The body is not JSON that can be read: a number or the nesting goes too far.") from None
     if not isinstance(parsed, dict):
         raise InvalidRequest("The body must be a JSON object.")
@@ -69,7 +69,3 @@ def check_prompt_size(body: dict[str, Any], limit: int, raw_size: int, *, prefix
             raise PayloadTooLarge(
                 f"The prompt has more than {limit} bytes (PROMPTQ_MAX_PROMPT_BYTES).", param=prefix + name
             )
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)

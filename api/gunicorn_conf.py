@@ -8,10 +8,8 @@ import sys
 import tempfile
 from typing import Any
 
-from prometheus_client import multiprocess
-
 from jobs import open_files
-from jobs.settings import load_or_exit
+from jobs.settings import load_or_exit, parse_keys
 
 _settings = load_or_exit("api")
 
@@ -21,6 +19,12 @@ if _settings.open_access and not _settings.bind_is_loopback:
         "Set PROMPTQ_API_KEYS (owner:key,…) or PROMPTQ_API_KEYS_FILE, or bind 127.0.0.1."
     )
 
+if _settings.api_keys_file is not None:
+    try:
+        parse_keys(_settings.api_keys_file.read_text().splitlines())
+    except (OSError, ValueError) as problem:
+        sys.exit(f"promptq api: PROMPTQ_API_KEYS_FILE: {problem}")
+
 open_files.raise_limit()
 _host = f"[{_settings.host}]" if ":" in _settings.host and not _settings.host.startswith("[") else _settings.host
 bind = f"{_host}:{_settings.port}"
@@ -29,6 +33,7 @@ worker_class = "api.gunicorn_worker.DrainingWorker"
 #: Long-polls and synchronous calls are held open by the thousand; each costs a greenlet.
 worker_connections = 10_000
 backlog = 2048
+limit_request_line = 8190
 #: Longer than the idle time-out of the usual load balancers (60 s), so that they close idle connections, not we.
 keepalive = 75
 graceful_timeout = max(5, int(_settings.grace_seconds))
@@ -38,7 +43,7 @@ loglevel = "warning"
 
 _metrics_dir: str | None = None
 if workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    # prometheus_client wants the directory before it is imported by the workers.
+    # prometheus_client looks for the directory when it is imported: this process must not have done so before.
     _metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="promptq-metrics-")
 
 
@@ -51,4 +56,6 @@ def on_exit(_server: Any) -> None:
 def child_exit(_server: Any, worker: Any) -> None:
     """Forget the gauges of a process that has ended."""
     if workers > 1:
+        from prometheus_client import multiprocess
+
         multiprocess.mark_process_dead(worker.pid)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from flask import request
+from flask import g, request
 
 from api.bodies import check_prompt_size, dump
 from api.requests import JobOptions
 from api.services import owner, services
 from jobs.errors import InvalidRequest
-from jobs.model import Endpoint, NewJob, new_job_id
+from jobs.model import Endpoint, Job, NewJob, new_job_id
 from jobs.queues import QueueName
+from jobs.store import Accepted
 
 _log = structlog.stdlib.get_logger("promptq.api")
 _MAX_KEY = 255
@@ -39,8 +40,8 @@ class Submission:
     background: bool = False
 
 
-def submit(submission: Submission, sent: Mapping[str, Any]) -> tuple[str, bool]:
-    """Make the job; answer its id, and whether this request made it.
+def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
+    """Make the job, or find the one that the Idempotency-Key has made; its id goes into the answer's headers.
 
     ``sent`` is the request as it came: with the path it is what an Idempotency-Key stands for. Raises what
     ``JobStore.create`` raises.
@@ -59,11 +60,27 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> tuple[str, bool]:
         fingerprint=_fingerprint(sent) if key is not None else "",
         background=submission.background,
     )
-    job_id, created = services().store.create(new)
-    if created:
+    accepted = services().store.create(new)
+    # Whatever becomes of this request, its caller can find the job (api.app writes the header).
+    g.job_id = accepted.job_id
+    if accepted.made is not None:
         services().metrics.submitted(submission.endpoint, submission.queue)
-    _log.info("job.submitted", job_id=job_id, owner=new.owner, queue=new.queue, created=created)
-    return job_id, created
+    _log.info(
+        "job.submitted", job_id=accepted.job_id, owner=new.owner, queue=new.queue, created=accepted.made is not None
+    )
+    return accepted
+
+
+def job_of(accepted: Accepted) -> tuple[Job, int | None]:
+    """The job and its place in the queue.
+
+    One that was made now is answered from what is known: asking Redis again could fail, and the caller would be told
+    that nothing was made.
+    """
+    if accepted.made is not None:
+        return accepted.made, accepted.position
+    job = services().store.get(accepted.job_id, owner())
+    return job, services().store.position(job)
 
 
 def idempotency_key() -> str | None:

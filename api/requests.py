@@ -207,6 +207,12 @@ class JobsQuery(PageQuery):
     queue: QueueName | None = None
 
 
+class RetrieveQuery(BaseModel):
+    """How to retrieve a response."""
+
+    stream: NoStream = False
+
+
 class WaitQuery(BaseModel):
     """How long to hold the request until the job ends."""
 

@@ -15,6 +15,7 @@ from jobs import errors
 from jobs.errors import JobCancelled, LLMError, NotFound, StoreUnavailable, WaitTimeout
 from jobs.model import Job, JobStatus
 from jobs.scripts import EXPIRED_ERROR
+from jobs.store import Accepted
 
 _CLIENT_GONE = 499
 
@@ -23,7 +24,7 @@ class ClientGone(Exception):
     """Raised in a view whose client has closed the connection; nobody will see its answer."""
 
 
-def wait_for(job_id: str, *, created: bool) -> Job:
+def wait_for(accepted: Accepted) -> Job:
     """The job once it has ended.
 
     Raises ``WaitTimeout`` after ``PROMPTQ_MAX_WAIT``, ``JobCancelled`` if the job was cancelled or deleted meanwhile,
@@ -31,7 +32,8 @@ def wait_for(job_id: str, *, created: bool) -> Job:
     caller may come back for the answer, and a cancelled job would be paid for twice.
     """
     found = services()
-    may_cancel = created and idempotency_key() is None
+    job_id = accepted.job_id
+    may_cancel = accepted.made is not None and idempotency_key() is None
     gone = threading.Event()
     wake = threading.Event()
 
@@ -74,9 +76,7 @@ def relay(job: Job, render: Callable[[Job], Response]) -> Response:
     """The ended job as the LLM's own answer: its result as ``render`` has it, or its status and error."""
     if job.status is JobStatus.CANCELLED:
         raise JobCancelled(f"The job {job.id} was cancelled.")
-    response = render(job) if job.result is not None else _relay_error(job)
-    response.headers["x-promptq-job-id"] = job.id
-    return response
+    return render(job) if job.result is not None else _relay_error(job)
 
 
 def result_as_it_came(job: Job) -> Response:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 from redis import Redis
@@ -13,8 +14,12 @@ from redis.exceptions import RedisError
 
 from jobs.model import Job
 from jobs.queues import EVENTS_CHANNEL
+from jobs.subscription import listen
 
 _log = structlog.stdlib.get_logger("promptq.api")
+#: How long Redis may be away (seconds) before those who wait are woken to find out; and between two tries to reach it.
+_PATIENCE: Final = 5.0
+_PAUSE: Final = 0.2
 
 
 class Waiter:
@@ -77,28 +82,26 @@ class Waiter:
         threading.Thread(target=self._listen, name="promptq-events", daemon=True).start()
 
     def _listen(self) -> None:
-        pause = 0.1
+        lost_at: float | None = None
         while True:
-            pubsub = self._client.pubsub()
             try:
-                pubsub.subscribe(EVENTS_CHANNEL)
-                while True:
-                    message = pubsub.get_message(timeout=15.0)
+                for message in listen(self._client, EVENTS_CHANNEL):
                     if message is None:
-                        continue
-                    if message["type"] == "subscribe":
-                        pause = 0.1
+                        lost_at = None
                         self._subscribed.set()
                         self.wake_all()
-                    elif message["type"] == "message":
-                        self._wake(message["data"].decode().partition(" ")[0])
+                    else:
+                        self._wake(message.decode().partition(" ")[0])
             except RedisError as error:
-                self._subscribed.clear()
-                _log.warning("events.disconnected", error=type(error).__name__, retry_in=pause)
-            finally:
-                pubsub.close()
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
+                _log.warning("events.disconnected", error=type(error).__name__)
+            except Exception:  # noqa: BLE001  # those who wait need this thread, whatever one message does to it
+                _log.exception("events.crashed")
+            self._subscribed.clear()
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > _PATIENCE:
+                # Nobody shall be held for minutes by a Redis that is gone: their reading tells them.
+                self.wake_all()
+            time.sleep(_PAUSE)
 
     def _wake(self, job_id: str) -> None:
         with self._lock:

@@ -81,6 +81,23 @@ class NewJob:
     #: Whether the caller asked for ``background: true`` (responses only).
     background: bool = False
 
+    def as_job(self, created_at: float) -> Job:
+        """The job that it became (Unix seconds)."""
+        return Job(
+            id=self.id,
+            owner=self.owner,
+            endpoint=self.endpoint,
+            queue=self.queue,
+            status=JobStatus.QUEUED,
+            model=self.model,
+            attempt=0,
+            created_at=created_at,
+            deadline_at=None if self.deadline_seconds is None else round(created_at + self.deadline_seconds, 3),
+            metadata=self.metadata,
+            background=self.background,
+            request=self.request,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -153,6 +170,8 @@ class Claim:
 
     claim_id: str
     job: Job
+    #: Seconds from the claim to the job's deadline, both by Redis's clock; None if it has none.
+    time_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ PREFIX: Final = "promptq:"
 EVENTS_CHANNEL: Final = PREFIX + "events"
 #: Ids of running jobs that were cancelled or deleted; what makes workers abort their calls.
 ABORTS_CHANNEL: Final = PREFIX + "aborts"
+#: kombu's own (``kombu/transport/redis.py``): messages that a worker has taken and not acknowledged.
+UNACKED: Final = "unacked"
+UNACKED_INDEX: Final = "unacked_index"
 LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"

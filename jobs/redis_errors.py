@@ -14,7 +14,7 @@ from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
 from jobs.redis_clients import NotSent
 
 #: Error codes by which a server that is up says that it takes no writes now: nothing was done.
-_REFUSALS: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")
+_REFUSALS: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN")
 
 
 @contextmanager

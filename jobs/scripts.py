@@ -14,6 +14,10 @@ from jobs import queues
 #: What a job gets that outlived its deadline. Its code is part of the API.
 EXPIRED_ERROR: Final = {"code": "deadline_exceeded", "message": "The job did not end before its deadline."}
 
+#: What a job gets whose worker died under it ``MAX_STRIKES`` times.
+CRASHED_ERROR: Final = {"code": "worker_crashed", "message": "The job's worker died three times while it ran."}
+MAX_STRIKES: Final = 3
+
 #: All but this one may go on when Redis is full: they free memory, or keep what was accepted.
 _DENIED_WHEN_FULL: Final = frozenset({"create"})
 
@@ -34,6 +38,8 @@ class Scripts:
         self.cancel = self._load(client, "cancel")
         self.delete = self._load(client, "delete")
         self.list = self._load(client, "list")
+        self.compact = self._load(client, "compact")
+        self.sweep = self._load(client, "sweep")
         self.tick = self._load(client, "tick")
         self.purge = self._load(client, "purge")
 
@@ -52,6 +58,10 @@ def _constants() -> str:
         "EVENTS_CHANNEL": queues.EVENTS_CHANNEL,
         "ABORTS_CHANNEL": queues.ABORTS_CHANNEL,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
+        "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
+        "UNACKED": queues.UNACKED,
+        "UNACKED_INDEX": queues.UNACKED_INDEX,
+        "MAX_STRIKES": MAX_STRIKES,
     }
     # A JSON string of ASCII without backslash escapes other than \" is a Lua string, too.
     return "\n".join(f"local {name} = {json.dumps(value)}" for name, value in names.items())

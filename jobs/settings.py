@@ -67,7 +67,10 @@ class Settings(BaseSettings):
     )
 
     result_ttl: int = Field(
-        7 * 24 * 3600, ge=1, description="How long a finished job, its result and its Idempotency-Key are kept."
+        7 * 24 * 3600,
+        ge=1,
+        le=10 * 365 * 24 * 3600,
+        description="How long a finished job, its result and its Idempotency-Key are kept.",
     )
     max_attempts: int = Field(5, ge=1, le=100, description="LLM calls for one job, the first included.")
     retry_base: float = Field(1.0, gt=0, description="Upper bound of the first backoff; it doubles with each attempt.")
@@ -108,6 +111,13 @@ class Settings(BaseSettings):
     @classmethod
     def _hash_keys(cls, value: object) -> object:
         return parse_keys(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
 
     @field_validator("worker_queues", mode="before")
     @classmethod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from jobs import queues
 from jobs.broker import MessageMaker
@@ -24,7 +25,21 @@ SUMMARY_FIELDS: Final = (
 )
 
 Arguments = list[bytes | str | int | float]
-Verdict = Literal["done", "gone", "ended", "fenced", "alive"]
+Verdict = Literal["done", "gone", "ended", "fenced", "alive", "crashed"]
+
+#: Stale messages that a queue's list may hold besides as many as live ones, before it is compacted.
+_TOLERATED_STALE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that was accepted, now or earlier under the same Idempotency-Key."""
+
+    job_id: str
+    #: The job as it was made; None if it was there before.
+    made: Job | None
+    #: Its place in the queue, 1 for the next; None if it was there before, or was taken at once.
+    position: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +64,8 @@ class JobStore:
         with redis_errors():
             self._client.ping()
 
-    def create(self, new: NewJob) -> tuple[str, bool]:
-        """Write the record and enqueue it in one step; answer its id and whether it is new.
+    def create(self, new: NewJob) -> Accepted:
+        """Write the record and enqueue it in one step; answer what was made, or what is known already.
 
         An Idempotency-Key of the owner that is known already gives the job it made. Raises ``IdempotencyConflict`` if
         that job came of another request, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
@@ -74,12 +89,15 @@ class JobStore:
         known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
         args: Arguments = [*known, *_flat(fields)]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, job_id = self._scripts.create(args=args)
+            verdict, job_id, *made = self._scripts.create(args=args)
         if verdict == b"conflict":
             raise IdempotencyConflict(
                 f"This Idempotency-Key was used for another request, which made the job {job_id.decode()}."
             )
-        return job_id.decode(), verdict == b"created"
+        if verdict != b"created":
+            return Accepted(job_id.decode(), None, None)
+        created_ms, rank = made
+        return Accepted(new.id, new.as_job(created_ms / 1000), None if rank < 0 else rank + 1)
 
     def get(self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result")) -> Job:
         """The owner's job, with the large fields that are named. Raises ``NotFound``."""
@@ -145,7 +163,9 @@ class JobStore:
         if verdict != b"claimed":
             return str(verdict.decode())
         fields = dict(zip(record[::2], record[1::2], strict=True))
-        return Claim(claim_id, Job.from_record(job_id, fields))
+        deadline = fields.get(b"deadline")
+        time_left = None if deadline is None else (int(deadline) - int(fields[b"claimed"])) / 1000
+        return Claim(claim_id, Job.from_record(job_id, fields), time_left)
 
     def renew(self, claims: Mapping[str, str], *, lease_seconds: float) -> Sequence[str]:
         """Renew the leases of these jobs (id to claim id) in one round trip; answer the ids that are ours no longer."""
@@ -174,10 +194,12 @@ class JobStore:
 
     def hand_back(self, claim: Claim) -> Verdict:
         """Give a running job back to the head of its queue, with no attempt counted."""
-        message = self._messages.message(claim.job.id, claim.job.queue)
         with redis_errors():
-            args = ["handback", claim.job.id, claim.claim_id, message]
-            return self._scripts.release(args=args).decode()  # type: ignore[no-any-return]
+            return self._release("handback", claim.job.id, claim.claim_id, claim.job.queue)
+
+    def _release(self, mode: str, job_id: str, claim_id: str, queue: str) -> Verdict:
+        args: Arguments = [mode, job_id, claim_id, self._messages.message(job_id, queue), self._ttl_ms]
+        return self._scripts.release(args=args).decode()  # type: ignore[no-any-return]
 
     # What the scheduler does. Any number of schedulers may run: each step looks again before it acts.
 
@@ -193,26 +215,51 @@ class JobStore:
 
     def promote_due(self, limit: int = 1000) -> int:
         """Enqueue jobs whose retry is due; answer how many."""
-        promoted = 0
-        for job_id, queue in self._with_queue(self._due(queues.SCHEDULED, limit)):
-            with redis_errors():
-                promoted += int(self._scripts.promote(args=[job_id, self._messages.message(job_id, queue)]))
-        return promoted
+        return self._each(
+            self._with_queue(self._due(queues.SCHEDULED, limit)),
+            lambda job_id, queue: self._scripts.promote(args=[job_id, self._messages.message(job_id, queue)]) == 1,
+        )
 
     def recover_lost(self, limit: int = 1000) -> int:
-        """Return jobs whose lease ran out to their queues; answer how many."""
-        recovered = 0
-        for job_id, queue in self._with_queue(self._due(queues.LEASES, limit)):
-            with redis_errors():
-                args = ["recover", job_id, "", self._messages.message(job_id, queue)]
-                recovered += self._scripts.release(args=args) == b"done"
-        return recovered
+        """Return jobs whose lease ran out to their queues, or end them at the third time; answer how many."""
+        return self._each(
+            self._with_queue(self._due(queues.LEASES, limit)),
+            lambda job_id, queue: self._release("recover", job_id, "", queue) in ("done", "crashed"),
+        )
 
     def expire_due(self, limit: int = 1000) -> int:
         """End jobs whose deadline has passed; answer how many."""
+        return self._each(
+            ((job_id, "") for job_id in self._due(queues.DEADLINES, limit)),
+            lambda job_id, _: self._scripts.expire(args=[job_id, self._ttl_ms]) == 1,
+        )
+
+    def compact(self, queue: str) -> int:
+        """Take stale messages out of a queue's list if they are most of it; answer how many."""
+        waiting, messages, _ = self.queue_state(queue)
+        if messages <= 2 * waiting + _TOLERATED_STALE:
+            return 0
         with redis_errors():
-            due = self._due(queues.DEADLINES, limit)
-            return sum(int(self._scripts.expire(args=[job_id, self._ttl_ms])) for job_id in due)
+            return int(self._scripts.compact(args=[queue]))
+
+    def sweep_deliveries(self, older_than: float, limit: int = 1000) -> int:
+        """Forget unacknowledged deliveries older than so many seconds; answer how many."""
+        with redis_errors():
+            return int(self._scripts.sweep(args=[older_than, limit]))
+
+    @staticmethod
+    def _each(job_ids: Iterable[tuple[str, str]], step: Callable[[str, str], bool]) -> int:
+        """Do the step for each job; one that Redis refuses does not keep the others from theirs, and is raised."""
+        done, refused = 0, None
+        for job_id, queue in job_ids:
+            try:
+                with redis_errors():
+                    done += step(job_id, queue)
+            except ResponseError as error:
+                refused = error
+        if refused is not None:
+            raise refused
+        return done
 
     def purge_expired(self, limit: int = 1000) -> int:
         """Take index entries of expired records away; answer how many."""

@@ -21,7 +21,8 @@ from jobs.queues import celery_queue
 from jobs.redis_clients import listener_client, worker_client
 from jobs.settings import Settings
 from jobs.store import JobStore
-from worker.calls import AbortReason, Calls
+from worker import shutdown
+from worker.calls import Calls
 from worker.celery_app import app, settings
 from worker.heartbeat import Heartbeat, listen_for_aborts
 from worker.llm import LLMClient
@@ -63,14 +64,8 @@ def main() -> int:
             settings.worker_ready_file.write_text(str(os.getpid()))
 
     @worker_shutting_down.connect(weak=False)
-    def hand_back_after_grace(**_: Any) -> None:
-        calls.closed = True
-
-        def hand_back() -> None:
-            for job_id in calls.claims():
-                calls.abort(job_id, AbortReason.SHUTDOWN)
-
-        gevent.spawn_later(settings.grace_seconds, hand_back)
+    def begin_to_stop(**_: Any) -> None:
+        shutdown.begin(calls, settings.grace_seconds)
 
     try:
         beside = wire(app, settings, calls)

@@ -45,6 +45,7 @@ class Calls:
     """Register of running jobs. Each call runs in a greenlet of its own, so that ending it can hurt nothing else."""
 
     def __init__(self) -> None:
+        #: By claim id: a job whose lease was lost may be claimed here again while its first call still runs.
         self._running: dict[str, _Running] = {}
         #: Set once the worker stops: no job may be claimed from then on.
         self.closed = False
@@ -53,22 +54,31 @@ class Calls:
         return len(self._running)
 
     def enter(self, claim: Claim) -> None:
-        """Begin to count the job as running here, so that its lease is renewed."""
-        self._running[claim.job.id] = _Running(claim)
+        """Begin to count the job as running here, so that its lease is renewed; an earlier run of it is aborted."""
+        self.abort(claim.job.id, AbortReason.NOT_OURS)
+        self._running[claim.claim_id] = _Running(claim)
 
     def leave(self, claim: Claim) -> None:
-        """Stop counting the job."""
-        entry = self._running.get(claim.job.id)
-        if entry is not None and entry.claim.claim_id == claim.claim_id:
-            del self._running[claim.job.id]
+        """Stop counting the claim."""
+        self._running.pop(claim.claim_id, None)
 
     def claims(self) -> dict[str, str]:
-        """Claim id by job id, of all that run here."""
-        return {job_id: entry.claim.claim_id for job_id, entry in self._running.items()}
+        """Claim id by job id, of all that run here and were not aborted as another's."""
+        return {
+            entry.claim.job.id: claim_id
+            for claim_id, entry in self._running.items()
+            if entry.aborted is not AbortReason.NOT_OURS
+        }
 
     def abort(self, job_id: str, reason: AbortReason) -> None:
-        """End the job's call, now or as soon as it begins; nothing happens if the job does not run here."""
-        entry = self._running.get(job_id)
+        """End the job's calls, now or as soon as they begin; nothing happens if the job does not run here."""
+        for claim_id, entry in list(self._running.items()):
+            if entry.claim.job.id == job_id:
+                self.abort_claim(claim_id, reason)
+
+    def abort_claim(self, claim_id: str, reason: AbortReason) -> None:
+        """End the call of this one claim."""
+        entry = self._running.get(claim_id)
         if entry is None or entry.aborted is not None:
             return
         entry.aborted = reason
@@ -81,7 +91,7 @@ class Calls:
         Raises what it raises, ``LLMTimeout`` after ``timeout`` seconds, or ``Aborted``; in the last two cases the call
         has been ended, its connection closed.
         """
-        entry = self._running[claim.job.id]
+        entry = self._running[claim.claim_id]
         if entry.aborted is not None:
             raise Aborted(entry.aborted)
         outcome: AsyncResult[T] = AsyncResult()
@@ -97,7 +107,7 @@ class Calls:
 
     def pause(self, claim: Claim, seconds: float) -> None:
         """Sleep in the slot before the next attempt. Raises ``Aborted`` as soon as the job is no longer ours to run."""
-        entry = self._running[claim.job.id]
+        entry = self._running[claim.claim_id]
         if entry.aborted is not None:
             raise Aborted(entry.aborted)
         entry.outcome = AsyncResult()

@@ -9,9 +9,10 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.errors import StoreUnavailable
+from jobs.errors import Unavailable
 from jobs.queues import ABORTS_CHANNEL
 from jobs.store import JobStore
+from jobs.subscription import listen
 from worker.calls import AbortReason, Calls
 
 _log = structlog.stdlib.get_logger("promptq.worker")
@@ -31,32 +32,30 @@ class Heartbeat:
         if not claims:
             return
         for job_id in self._store.renew(claims, lease_seconds=self._lease_seconds):
-            # Between the reply and now the same job may have been claimed here again.
-            if self._calls.claims().get(job_id) == claims[job_id]:
-                self._calls.abort(job_id, AbortReason.NOT_OURS)
+            # By claim: between the reply and now the same job may have been claimed here again.
+            self._calls.abort_claim(claims[job_id], AbortReason.NOT_OURS)
 
     def run(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Beat three times per lease, for ever."""
+        """Beat three times per lease, for ever: whatever goes wrong, running jobs must not lose their leases to it."""
         while True:
             try:
                 self.beat()
-            except StoreUnavailable:
+            except Unavailable:
                 _log.warning("heartbeat.store_unavailable", running=len(self._calls))
+            except Exception:  # noqa: BLE001  # see above; the log has it
+                _log.exception("heartbeat.crashed", running=len(self._calls))
             sleep(self._lease_seconds / 3)
 
 
 def listen_for_aborts(client: Redis, calls: Calls, sleep: Callable[[float], None] = time.sleep) -> None:
     """Abort jobs as they are cancelled, for ever. What is missed while Redis is away, the heartbeat finds."""
     while True:
-        pubsub = client.pubsub(ignore_subscribe_messages=True)
         try:
-            pubsub.subscribe(ABORTS_CHANNEL)
-            while True:
-                message = pubsub.get_message(timeout=15.0)
+            for message in listen(client, ABORTS_CHANNEL):
                 if message is not None:
-                    calls.abort(message["data"].decode(), AbortReason.NOT_OURS)
+                    calls.abort(message.decode(), AbortReason.NOT_OURS)
         except RedisError as error:
             _log.warning("aborts.disconnected", error=type(error).__name__)
-        finally:
-            pubsub.close()
+        except Exception:  # noqa: BLE001  # cancellation must outlive any one message; the log has it
+            _log.exception("aborts.crashed")
         sleep(1.0)

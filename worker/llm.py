@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -13,6 +10,7 @@ import httpx2
 import openai
 from openai._exceptions import SubjectTokenProviderError  # exported nowhere else
 
+from jobs import strict_json
 from jobs.errors import (
     LLMBadAnswer,
     LLMError,
@@ -66,7 +64,8 @@ _STATUS: Final = {
     "cancelled": JobStatus.CANCELLED,
 }
 _REQUEST_TIMEOUT: Final = 408
-_LARGE_NUMBER: Final = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+#: A 429 that no waiting mends.
+_NO_QUOTA: Final = "insufficient_quota"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +132,8 @@ def _raise_ours(error: openai.OpenAIError) -> NoReturn:
     if error.status_code == _REQUEST_TIMEOUT or error.status_code >= 500:
         ours = LLMUnavailable
     body = error.body if isinstance(error.body, dict) else None
+    if body and body.get("code") == _NO_QUOTA:
+        ours = LLMRejected
     raise ours(
         str(body.get("message")) if body and body.get("message") else f"The LLM answered {error.status_code}.",
         upstream_status=error.status_code,
@@ -163,16 +164,16 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 def _read(endpoint: str, response: httpx2.Response) -> Answer:
     request_id = response.headers.get("x-request-id")
-    # Only a number with a long exponent or very many digits can be too large; looking at every number takes its time.
-    parse_float = _finite if _LARGE_NUMBER.search(response.content) else None
     try:
-        answer = json.loads(response.content, parse_constant=_refuse_constant, parse_float=parse_float)
-    except (ValueError, RecursionError) as error:
+        answer = strict_json.loads(response.content)
+    except ValueError as error:
         raise LLMBadAnswer(
             "The LLM's answer is not JSON.", upstream_status=response.status_code, upstream_request_id=request_id
         ) from error
     promised = _PROMISED[endpoint]
-    said = answer.get("status", "completed") if isinstance(answer, dict) else None
+    # Only a response has a status of its own; elsewhere the member, if there is one, is none of ours.
+    ended = "completed" if endpoint != RESPONSES else None
+    said = (ended or answer.get("status", "completed")) if isinstance(answer, dict) else None
     status = _STATUS.get(said) if isinstance(said, str) else None
     if status is None or not isinstance(answer.get(promised), list):
         raise LLMBadAnswer(
@@ -188,14 +189,3 @@ def _read(endpoint: str, response: httpx2.Response) -> Answer:
         error=failure if isinstance(failure, dict) else None,
         request_id=request_id,
     )
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("a number is too large")
-    return number
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

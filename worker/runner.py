@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from jobs.errors import LLMError, StoreUnavailable
+from jobs.errors import LLMError, PromptQError, StoreUnavailable
 from jobs.model import Claim, Endpoint, JobStatus, Outcome
 from jobs.scripts import EXPIRED_ERROR
 from jobs.store import JobStore
@@ -53,6 +54,7 @@ class Runner:
     lease_seconds: float
     call_timeout: float
     clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     def run(self, job_id: str) -> Ran | None:
@@ -82,6 +84,8 @@ class Runner:
     def _run(self, claim: Claim) -> Ran:
         attempts = [dict(earlier) for earlier in claim.job.attempts]
         attempt = claim.job.attempt
+        # Counted down by our own clock: no two machines have to agree on the time.
+        ends = math.inf if claim.time_left is None else self.monotonic() + claim.time_left
         while True:
             started = self.clock()
             _log.info("job.attempt_started", attempt=attempt, queued_seconds=round(started - claim.job.created_at, 3))
@@ -89,32 +93,31 @@ class Runner:
                 answer = self.calls.run(
                     claim,
                     lambda: self.llm.call(claim.job.endpoint, claim.job.request),
-                    timeout=self._call_limit(claim),
+                    timeout=max(0.001, min(self.call_timeout, ends - self.monotonic())),
                 )
             except Aborted as aborted:
                 return self._give_up(claim, aborted.reason, attempt)
             except LLMError as error:
                 attempts.append(_attempt(attempt, started, self.clock(), error))
+                if self.monotonic() >= ends:
+                    return self._end(claim, Outcome(JobStatus.FAILED, error=EXPIRED_ERROR), attempts, attempt, started)
                 ran = self._retry(claim, attempt, attempts, error)
                 if ran is not None:
                     return ran
                 attempt += 1
                 continue
+            except Exception:  # noqa: BLE001  # a slip of ours must not be paid for again with every lease
+                _log.exception("job.crashed", attempt=attempt)
+                failure = {"code": PromptQError.code, "message": "The worker had an error while it ran the job."}
+                return self._end(claim, Outcome(JobStatus.FAILED, error=failure), attempts, attempt, started)
             outcome = Outcome(answer.status, answer.body, answer.usage, _error_of(answer))
+            _log.info("job.answered", attempt=attempt, upstream_request_id=answer.request_id)
             return self._end(claim, outcome, attempts, attempt, started)
-
-    def _call_limit(self, claim: Claim) -> float:
-        deadline = claim.job.deadline_at
-        left = self.call_timeout if deadline is None else max(0.001, deadline - self.clock())
-        return min(self.call_timeout, left)
 
     def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> Ran | None:
         """Plan the next attempt; None if it begins here and now, in this slot."""
         started = attempts[-1]["started_at"]
-        deadline = claim.job.deadline_at
         delay = self.retries.delay(attempt, error)
-        if deadline is not None and self.clock() >= deadline:
-            return self._end(claim, Outcome(JobStatus.FAILED, error=EXPIRED_ERROR), attempts, attempt, started)
         if delay is None:
             return self._end(claim, Outcome(JobStatus.FAILED, error=_describe(error)), attempts, attempt, started)
         keep = delay <= self.retries.in_slot
@@ -158,13 +161,13 @@ class Runner:
 
     def _patiently(self, step: Callable[[], T], *, patience: float = _PATIENCE) -> T:
         """Repeat a step of the store until Redis answers. Raises ``StoreUnavailable`` after ``patience`` seconds."""
-        deadline = self.clock() + patience
+        deadline = self.monotonic() + patience
         pause = 0.1
         while True:
             try:
                 return step()
             except StoreUnavailable:
-                if self.clock() + pause > deadline:
+                if self.monotonic() + pause > deadline:
                     raise
                 _log.warning("store.unavailable", retry_in=pause)
             self.sleep(pause)

@@ -24,6 +24,8 @@ from jobs.redis_clients import worker_client
 from jobs.settings import load_or_exit
 from jobs.store import JobStore
 
+#: Seconds after which a delivery that was not acknowledged is forgotten: its job is long in other hands.
+_SWEEP_AFTER = 600.0
 _log = structlog.stdlib.get_logger("promptq.scheduler")
 
 
@@ -51,23 +53,39 @@ class Scheduler:
     def tick(self) -> None:
         """Do all that is due now, once. Raises ``Unavailable``."""
         now = self.clock()
-        idle = 0.0 if self._ended is None else now - self._ended
+        # More than this could be a host that was frozen together with its workers; less costs no lease, as workers
+        # renew them in every third of one.
+        idle = 0.0 if self._ended is None else min(now - self._ended, self.lease_seconds / 2)
         self._ended = None
         gap, may_recover = self.store.tick(idle=idle, lease_seconds=self.lease_seconds)
         if not may_recover:
             _log.warning("scheduler.recovery_on_hold", gap_seconds=round(gap, 1))
-        counts = {
-            "promoted": self.store.promote_due(),
-            "expired": self.store.expire_due(),
-            "repaired": sum(self._repair(queue, now) for queue in QUEUES),
-            "purged": self.store.purge_expired(),
+        steps: dict[str, Callable[[], int]] = {
+            "promoted": self.store.promote_due,
+            "expired": self.store.expire_due,
+            "compacted": lambda: sum(self.store.compact(queue) for queue in QUEUES),
+            "repaired": lambda: sum(self._repair(queue, now) for queue in QUEUES),
+            "purged": self.store.purge_expired,
+            "swept": lambda: self.store.sweep_deliveries(max(_SWEEP_AFTER, 10 * self.lease_seconds)),
         }
+        counts = {name: self._do(name, step) for name, step in steps.items()}
         # If this took long, Redis may have been away while we waited for it: the next tick will tell.
         may_recover = may_recover and self.clock() - now < self.lease_seconds / 3
-        counts["recovered"] = self.store.recover_lost() if may_recover else 0
+        counts["recovered"] = self._do("recovered", self.store.recover_lost) if may_recover else 0
         if any(counts.values()):
             _log.info("scheduler.tick", **counts)
         self._ended = self.clock()
+
+    @staticmethod
+    def _do(name: str, step: Callable[[], int]) -> int:
+        """Do one step; what goes wrong in it does not keep the others from theirs. Raises ``Unavailable``."""
+        try:
+            return step()
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001  # see above; the log has it
+            _log.exception("scheduler.step_failed", step=name)
+            return 0
 
     def _repair(self, queue: str, now: float) -> int:
         """Send messages again for jobs that wait although later ones were claimed, or although the list is empty."""
@@ -105,6 +123,8 @@ def main() -> int:
             scheduler.tick()
         except Unavailable:
             _log.warning("scheduler.store_unavailable")
+        except Exception:  # noqa: BLE001  # the next tick may go well, and nobody else recovers jobs; the log has it
+            _log.exception("scheduler.crashed")
         else:
             if ready is not None:
                 ready.write_text(str(os.getpid()))

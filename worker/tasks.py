@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import structlog
 from celery import Celery
 from celery.exceptions import Reject
 
+from jobs.errors import PromptQError
 from jobs.model import JobStatus
 from jobs.queues import RUN_JOB
 from worker.runner import Runner
+
+_log = structlog.stdlib.get_logger("promptq.worker")
 
 
 class JobFailed(Exception):
@@ -20,7 +24,11 @@ def register(app: Celery, runner: Runner) -> None:
     # `throws`: Celery shall not log what the runner has logged.
     @app.task(name=RUN_JOB, throws=(JobFailed,))
     def run_job(job_id: str) -> str:
-        ran = runner.run(job_id)
+        try:
+            ran = runner.run(job_id)
+        except Exception:  # noqa: BLE001  # Celery would log and publish the message, which could quote anything
+            _log.exception("task.crashed", job_id=job_id)
+            raise JobFailed(PromptQError.code) from None
         if ran is None:
             raise Reject("the worker stops", requeue=True)
         if ran.how == JobStatus.FAILED:

@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from api.answers import JobAnswer, LLMAnswer
 from api.bodies import read_object, validate
 from api.doors.asynchronous import respond_async
-from api.doors.jobs import accepted
+from api.doors.jobs import answer_accepted
 from api.intake import Submission, body_for_llm, check_prompt, options, submit
 from api.openapi import operation
 from api.requests import BODIES, ChatBody, CompletionBody, EmbeddingBody
@@ -69,7 +69,7 @@ def _ask(endpoint: Endpoint) -> Response:
     ours = options(body.promptq)
     asynchronous = respond_async()
     metadata = getattr(body, "metadata", None)
-    job_id, created = submit(
+    accepted = submit(
         Submission(
             endpoint=endpoint,
             model=body.model,
@@ -81,5 +81,5 @@ def _ask(endpoint: Endpoint) -> Response:
         sent,
     )
     if asynchronous:
-        return accepted(job_id, preferred=True)
-    return relay(wait_for(job_id, created=created), result_as_it_came)
+        return answer_accepted(accepted, preferred=True)
+    return relay(wait_for(accepted), result_as_it_came)

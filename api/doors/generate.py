@@ -35,8 +35,7 @@ def generate() -> Response:
     model = asked.model or services().settings.default_model
     body = dump({"model": model, "messages": [{"role": "user", "content": asked.prompt}]})
     submission = Submission(endpoint=CHAT_COMPLETIONS, model=model, body=body, queue="interactive")
-    job_id, created = submit(submission, sent)
-    return relay(wait_for(job_id, created=created), lambda job: jsonify({"response": _text(job)}))
+    return relay(wait_for(submit(submission, sent)), lambda job: jsonify({"response": _text(job)}))
 
 
 def _text(job: Job) -> str:

@@ -9,13 +9,14 @@ from flask import Blueprint, Response, jsonify, url_for
 from api.answers import Deleted, JobAnswer, JobList
 from api.bodies import dump, query, read_object, validate
 from api.doors.ids import known_id
-from api.intake import Submission, body_for_llm, check_prompt, submit
+from api.intake import Submission, body_for_llm, check_prompt, job_of, submit
 from api.openapi import operation
 from api.rendering import job_answer, job_summary, page
 from api.requests import JOBS, EndpointJob, JobHead, JobsQuery, PromptJob, WaitQuery
 from api.services import owner, services
 from jobs.model import CHAT_COMPLETIONS, Job, JobStatus
 from jobs.queues import QUEUES
+from jobs.store import Accepted
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -32,15 +33,15 @@ def create() -> Response:
     """Accept a job and answer at once. `Location` is where its result will be."""
     raw, sent = read_object()
     submission = _from_prompt(sent, len(raw)) if "prompt" in sent else _from_endpoint(sent, len(raw))
-    job_id, _ = submit(submission, sent)
-    return accepted(job_id)
+    return answer_accepted(submit(submission, sent))
 
 
-def accepted(job_id: str, *, preferred: bool = False) -> Response:
+def answer_accepted(accepted: Accepted, *, preferred: bool = False) -> Response:
     """202, the job, and where to find it again; ``preferred`` if the caller asked for this with ``Prefer``."""
-    response = _answer(services().store.get(job_id, owner()))
+    job, position = job_of(accepted)
+    response = jsonify(job_answer(job, position))
     response.status_code = 202
-    response.headers["Location"] = url_for("jobs.get", job_id=job_id)
+    response.headers["Location"] = url_for("jobs.get", job_id=job.id)
     if preferred:
         response.headers["Preference-Applied"] = "respond-async"
     return response

@@ -10,11 +10,11 @@ from api.answers import Deleted, InputItemList, JobAnswer, ResponseAnswer, Respo
 from api.bodies import query, read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.ids import known_response_id
-from api.doors.jobs import accepted
-from api.intake import Submission, body_for_llm, check_prompt, options, submit
+from api.doors.jobs import answer_accepted
+from api.intake import Submission, body_for_llm, check_prompt, job_of, options, submit
 from api.openapi import operation
 from api.rendering import input_items, page, response_answer
-from api.requests import InputItemsQuery, PageQuery, ResponseBody
+from api.requests import InputItemsQuery, PageQuery, ResponseBody, RetrieveQuery
 from api.services import owner, services
 from api.synchronous import relay, wait_for
 from jobs.errors import InvalidRequest, NotFound
@@ -46,7 +46,7 @@ def create() -> Response:
     body = validate(ResponseBody, sent)
     check_prompt(sent, len(raw))
     ours = options(body.promptq)
-    job_id, created = submit(
+    accepted = submit(
         Submission(
             endpoint=RESPONSES,
             model=body.model,
@@ -59,13 +59,10 @@ def create() -> Response:
         sent,
     )
     if body.background:
-        response = _answer(services().store.get(job_id, owner()))
-    elif respond_async():
-        response = accepted(job_id, preferred=True)
-    else:
-        response = relay(wait_for(job_id, created=created), lambda job: jsonify(response_answer(job)))
-    response.headers["x-promptq-job-id"] = job_id
-    return response
+        return jsonify(response_answer(*job_of(accepted)))
+    if respond_async():
+        return answer_accepted(accepted, preferred=True)
+    return relay(wait_for(accepted), lambda job: jsonify(response_answer(job)))
 
 
 def _queue(body: ResponseBody) -> QueueName:
@@ -76,9 +73,10 @@ def _queue(body: ResponseBody) -> QueueName:
 
 
 @blueprint.get("/v1/responses/<response_id>")
-@operation("Get a response", answers={200: ResponseAnswer}, errors=(404,))
+@operation("Get a response", answers={200: ResponseAnswer}, query=RetrieveQuery, errors=(404,))
 def get(response_id: str) -> Response:
     """A response as it stands."""
+    query(RetrieveQuery)
     return _answer(services().store.get(known_response_id(response_id), owner()))
 
 

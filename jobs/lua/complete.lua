@@ -9,5 +9,7 @@ if TERMINAL[job.status] then
   return 'ended'
 end
 if job.claim ~= claim then return 'fenced' end
+-- It was given back, and its attempt with it; now it counts after all.
+if job.status == 'queued' then redis.call('HINCRBY', job_key(id), 'attempt', 1) end
 finish(job, status, {'ended_by', claim, unpack(ARGV, 5)}, now(), ttl)
 return 'done'

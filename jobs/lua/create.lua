@@ -4,7 +4,13 @@
 local id, owner, kind, queue, idem, fingerprint, message, deadline =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
-if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end  -- a replay after a lost reply
+-- Answers {verdict, id}, and for a job that was made its creation (ms) and its rank in the queue.
+local function made()
+  local rank = redis.call('ZRANK', key('waiting:' .. queue), id)
+  return {'created', id, tonumber(redis.call('HGET', job_key(id), 'created')), rank or -1}
+end
+
+if redis.call('EXISTS', job_key(id)) == 1 then return made() end  -- a replay after a lost reply
 if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
   if known[1] and redis.call('EXISTS', job_key(known[1])) == 1 then
@@ -28,4 +34,4 @@ job.seq = enqueue(job, message, at, false)
 redis.call('HSET', job_key(id), 'seq', job.seq)
 redis.call('ZADD', leaf(job, 'queued'), job.seq, id)
 purge(at, 4)
-return {'created', id}
+return made()

@@ -1,7 +1,8 @@
--- Give a running job back to the head of its queue, with no attempt counted. ARGV: mode, id, claim id, message.
+-- Give a running job back to the head of its queue, with no attempt counted. ARGV: mode, id, claim id, message, ttl in ms.
 -- Mode 'handback': by its own worker, whose claim id must match. Mode 'recover': by the scheduler, if its lease ran out.
--- Answers done, or gone, ended, fenced, alive.
-local mode, id, claim, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- A job whose worker died under it for the third time is ended: it may be what kills them.
+-- Answers done, or gone, ended, fenced, alive, crashed.
+local mode, id, claim, message, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local job = load(id)
 if not job then
   redis.call('ZREM', key('leases'), id)
@@ -15,7 +16,10 @@ if mode == 'handback' then
 else
   local expires = redis.call('ZSCORE', key('leases'), id)
   if expires and tonumber(expires) > at then return 'alive' end
-  redis.call('HINCRBY', job_key(id), 'strikes', 1)
+  if redis.call('HINCRBY', job_key(id), 'strikes', 1) >= MAX_STRIKES then
+    finish(job, 'failed', {'error', CRASHED_ERROR}, at, ttl)
+    return 'crashed'
+  end
 end
 redis.call('HINCRBY', job_key(id), 'attempt', -1)
 redis.call('ZREM', key('leases'), id)

@@ -24,9 +24,9 @@ def new_job(**changes: Any) -> NewJob:
 
 def create(store: JobStore, **changes: Any) -> str:
     """Make a job and answer its id."""
-    job_id, created = store.create(new_job(**changes))
-    assert created
-    return job_id
+    accepted = store.create(new_job(**changes))
+    assert accepted.made is not None
+    return accepted.job_id
 
 
 def claim(store: JobStore, job_id: str, claim_id: str = "c1", *, lease: float = 30) -> Claim:

@@ -108,7 +108,6 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     "content",
     [
         *(b"", b"<html>", b"[]", b"null", b"{}", b'{"choices": {}}', b'{"choices": [NaN]}', b"\xff", b"[" * 100_000),
-        *(b'{"choices": [], "status": "queued"}', b'{"choices": [], "status": ["completed"]}'),
         b'{"choices": [], "usage": {"total_tokens": 1e999}}',
     ],
     ids=lambda content: content[:40].decode("latin-1"),
@@ -117,6 +116,26 @@ def test_a_bad_answer_is_called_so(content: bytes) -> None:
     """A 200 that is not JSON, not what was promised or not finished raises LLMBadAnswer."""
     with pytest.raises(LLMBadAnswer):
         ask_for(200, content)
+
+
+@pytest.mark.parametrize("status", ['"queued"', '["completed"]', "null", "{}"])
+def test_a_response_that_has_not_ended_is_a_bad_answer(status: str) -> None:
+    """A response without a final status is not what was asked for."""
+    with pytest.raises(LLMBadAnswer):
+        ask_for(200, f'{{"output": [], "status": {status}}}'.encode(), endpoint=RESPONSES)
+
+
+@pytest.mark.parametrize("status", ['"success"', "null", "[]", '"failed"'])
+def test_only_a_response_has_a_status_of_its_own(status: str) -> None:
+    """An LLM's extra member of that name in another answer means nothing to us."""
+    assert ask_for(200, f'{{"choices": [], "status": {status}}}'.encode()).status is JobStatus.COMPLETED
+
+
+def test_an_empty_quota_is_final() -> None:
+    """A 429 that no waiting mends is not tried again."""
+    with pytest.raises(LLMRejected) as caught:
+        ask_for(429, b'{"error": {"message": "m", "code": "insufficient_quota"}}')
+    assert caught.value.upstream_status == 429
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed", "cancelled"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,3 +227,22 @@ def test_a_result_waits_for_redis(store: JobStore, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store, "complete", sometimes)
     ended, llm = run(store, GOOD, sleep=lambda _: None)
     assert (ended.status, len(llm.bodies), troubles) == (JobStatus.COMPLETED, 1, [])
+
+
+def test_a_slip_of_ours_is_not_paid_for_again(store: JobStore) -> None:
+    """An error that nobody foresaw ends the job as failed, after one call."""
+
+    def slip() -> None:
+        raise TypeError("unforeseen")
+
+    ended, llm = run(store, slip)
+    assert (ended.status, len(llm.bodies)) == (JobStatus.FAILED, 1)
+    assert ended.error is not None
+    assert ended.error["code"] == "internal_error"
+
+
+def test_clocks_need_not_agree(store: JobStore) -> None:
+    """A worker whose clock is far ahead of Redis's gives a job all the time that its deadline leaves."""
+    ahead = time.time() + 3600
+    ended, _ = run(store, GOOD, job_id=create(store, deadline_seconds=60), clock=lambda: ahead)
+    assert ended.status is JobStatus.COMPLETED

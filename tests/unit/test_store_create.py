@@ -11,7 +11,7 @@ import redis
 from jobs import queues
 from jobs.errors import IdempotencyConflict, NotFound
 from jobs.model import RESPONSES, JobStatus
-from jobs.store import JobStore
+from jobs.store import Accepted, JobStore
 from tests.unit.making import BODY, check_invariants, claim, create, forget_expired, job, keys, new_job
 
 
@@ -33,7 +33,7 @@ def test_a_new_job_is_complete(store: JobStore, redis_client: redis.Redis) -> No
 def test_create_can_be_replayed(store: JobStore, redis_client: redis.Redis) -> None:
     """The same new job sent twice, as after a lost reply, is one job with one message."""
     new = new_job(idempotency_key="k", fingerprint="f")
-    assert store.create(new) == store.create(new) == (new.id, True)
+    assert store.create(new) == store.create(new) == Accepted(new.id, job(store, new.id), 1)
     assert redis_client.llen(queues.celery_queue("default")) == 1
 
 
@@ -46,7 +46,7 @@ def test_messages_go_in_order(store: JobStore) -> None:
 def test_the_same_key_and_request_give_the_same_job(store: JobStore, redis_client: redis.Redis) -> None:
     """A repeated Idempotency-Key with the same request makes nothing and answers with the first job."""
     first = create(store, idempotency_key="k", fingerprint="f")
-    assert store.create(new_job(idempotency_key="k", fingerprint="f")) == (first, False)
+    assert store.create(new_job(idempotency_key="k", fingerprint="f")) == Accepted(first, None, None)
     assert len(check_invariants(redis_client)) == 1
 
 
@@ -67,7 +67,7 @@ def test_a_key_is_its_owners(store: JobStore) -> None:
 def test_any_text_is_a_key(store: JobStore, redis_client: redis.Redis) -> None:
     """An Idempotency-Key may hold any text, which never becomes part of a Redis key."""
     first = create(store, idempotency_key="a b\n\x00ü\ud800", fingerprint="f")
-    assert store.create(new_job(idempotency_key="a b\n\x00ü\ud800", fingerprint="f")) == (first, False)
+    assert store.create(new_job(idempotency_key="a b\n\x00ü\ud800", fingerprint="f")) == Accepted(first, None, None)
     assert not any(" " in key for key in keys(redis_client))
 
 

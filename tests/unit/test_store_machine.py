@@ -40,9 +40,9 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
 
         @rule(target=jobs, queue=st.sampled_from(queues.QUEUES[:2]), deadline=st.sampled_from([None, 60.0]))
         def create(self, queue: Any, deadline: float | None) -> str:
-            job_id, created = store.create(new_job(queue=queue, deadline_seconds=deadline))
-            assert created
-            return job_id
+            accepted = store.create(new_job(queue=queue, deadline_seconds=deadline))
+            assert accepted.made is not None
+            return accepted.job_id
 
         @rule(target=claims, job_id=jobs)
         def claim(self, job_id: str) -> Any:

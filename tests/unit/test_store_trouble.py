@@ -18,7 +18,7 @@ from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
 from jobs.model import JobStatus
 from jobs.redis_clients import api_client, worker_client
 from jobs.settings import Settings
-from jobs.store import JobStore
+from jobs.store import Accepted, JobStore
 from tests import processes
 from tests.unit.making import DONE, claim, create, job, lose_lease, make_due, new_job, running
 from worker.scheduler import Scheduler
@@ -100,7 +100,7 @@ def test_a_lost_reply_is_told_as_such(
         with pytest.raises(StoreUnavailable):
             far.get(new.id, "ann")
         proxy.lossy = False
-        assert far.create(new_job(idempotency_key="k", fingerprint="f")) == (new.id, False)
+        assert far.create(new_job(idempotency_key="k", fingerprint="f")) == Accepted(new.id, None, None)
     assert job(store, new.id).status is JobStatus.QUEUED
 
 

@@ -1,0 +1,39 @@
+"""The end of a worker: running calls have the grace period, what is left is handed back, and then it really ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+import gevent
+import structlog
+
+from worker.calls import AbortReason, Calls
+
+#: Celery needs up to two seconds to stop; while Redis is away its reconnecting never looks whether it should.
+_CELERY_NEEDS: Final = 4.0
+_log = structlog.stdlib.get_logger("promptq.worker")
+
+
+def begin(calls: Calls, grace_seconds: float) -> None:
+    """Refuse new claims at once and see to the rest in the background."""
+    calls.closed = True
+    gevent.spawn(_finish, calls, grace_seconds)
+
+
+def _finish(calls: Calls, grace_seconds: float) -> None:
+    hand_back_at = time.monotonic() + grace_seconds
+    idle_since: float | None = None
+    while True:
+        now = time.monotonic()
+        if now >= hand_back_at:
+            for job_id in calls.claims():
+                calls.abort(job_id, AbortReason.SHUTDOWN)
+        idle_since = None if len(calls) else idle_since or now
+        given_up = now >= hand_back_at + _CELERY_NEEDS
+        if given_up or (idle_since is not None and now - idle_since > _CELERY_NEEDS):
+            # What could not be handed back, its lease gives back.
+            _log.warning("worker.ended_by_force", running=len(calls))
+            os._exit(0)
+        gevent.sleep(0.25)
