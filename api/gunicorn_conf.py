@@ -13,11 +13,8 @@ from jobs.settings import load_or_exit, parse_keys
 
 _settings = load_or_exit("api")
 
-if _settings.open_access and not _settings.bind_is_loopback:
-    sys.exit(
-        f"promptq api: no API key is configured, so {_settings.host} is not bound: anybody could spend your money. "
-        "Set PROMPTQ_API_KEYS (owner:key,…) or PROMPTQ_API_KEYS_FILE, or bind 127.0.0.1."
-    )
+if _settings.bind_problem is not None:
+    sys.exit(f"promptq api: {_settings.bind_problem}")
 
 if _settings.api_keys_file is not None:
     try:

@@ -140,6 +140,16 @@ class Settings(BaseSettings):
         return not self.api_keys and self.api_keys_file is None
 
     @property
+    def bind_problem(self) -> str | None:
+        """Why the API must not bind its address, in a sentence; None if it may."""
+        if not self.open_access or self.bind_is_loopback:
+            return None
+        return (
+            f"no API key is configured, so {self.host} is not bound: anybody could spend your money. "
+            "Set PROMPTQ_API_KEYS (owner:key,…) or PROMPTQ_API_KEYS_FILE, or bind 127.0.0.1."
+        )
+
+    @property
     def bind_is_loopback(self) -> bool:
         """Whether the API's address can be reached from this machine only."""
         if self.host == "localhost":
@@ -160,13 +170,18 @@ def load_or_exit(process: str) -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [
-            f"promptq {process}: {environment_name(str(problem['loc'][0])) if problem['loc'] else 'settings'}: "
-            f"{problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors(include_url=False, include_input=False)
-        ]
-        print("\n".join(lines), file=sys.stderr)  # noqa: T201  # before there is a log
+        for problem in problems(error):
+            print(f"promptq {process}: {problem}", file=sys.stderr)  # noqa: T201  # before there is a log
         sys.exit(2)
+
+
+def problems(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, a line for each variable, which it names; its value is not quoted."""
+    return [
+        f"{environment_name(str(problem['loc'][0])) if problem['loc'] else 'settings'}: "
+        f"{problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
 
 
 def parse_keys(lines: list[str]) -> dict[str, str]:

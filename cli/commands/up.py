@@ -164,6 +164,9 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
 
 def _settle(options: Options, outside: surroundings.Surroundings, settings: Settings) -> Choices:
     """Decide what is started and on which ports."""
+    problem = settings.model_copy(update={"host": options.host}).bind_problem
+    if problem is not None:
+        raise StackError(problem)
     simulated = options.simulator or outside.llm_url is None
     with Ports() as ports:
         port = ports.take(options.host, options.port, option="--port")

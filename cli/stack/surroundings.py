@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import cli
 from cli.stack.errors import StackError
-from jobs.settings import Settings
+from jobs.settings import Settings, problems
 
 OPENAI = "https://api.openai.com/v1"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -42,8 +42,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
-        raise StackError("the environment (PROMPTQ_*) is not valid: " + "; ".join(problems)) from error
+        raise StackError("; ".join(problems(error))) from None
 
 
 def for_children(environ: Mapping[str, str], changes: Mapping[str, str], *, simulated: bool) -> dict[str, str]:

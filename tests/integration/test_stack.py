@@ -17,7 +17,7 @@ import pytest
 from tests import processes
 from tests.integration.conftest import EMBEDDED, QUICK_RETRIES
 from tests.integration.driving import calls_of, chat, ended, job_labelled, messages, read, submit, unique
-from tests.processes import Stack, eventually, free_port
+from tests.processes import Stack, end, eventually, free_port
 
 
 def simulator(stack: Stack, path: str, **settings: Any) -> None:
@@ -142,3 +142,34 @@ def test_without_keys_only_loopback_is_bound(tmp_path: Path) -> None:
         assert ran.returncode != 0
         assert "PROMPTQ_API_KEYS" in ran.stdout + ran.stderr
         assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_metrics_of_the_documented_gunicorn_command_are_summed(small: Stack, tmp_path: Path) -> None:
+    """Two API processes, started as gunicorn_conf says and by nothing else, answer with the sum of both."""
+    port = free_port()
+    outside = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    settings = {"PROMPTQ_PORT": str(port), "PROMPTQ_API_WORKERS": "2", "PROMPTQ_REDIS_URL": small.redis}
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app"]
+    with (tmp_path / "api.log").open("w") as log:
+        api = subprocess.Popen(command, env=outside | settings, stdout=log, stderr=log)
+    try:
+
+        def fetch(path: str) -> str:
+            try:
+                # A connection each, so that both processes get some.
+                return httpx2.get(f"http://127.0.0.1:{port}{path}", headers={"Connection": "close"}).text
+            except httpx2.TransportError:
+                return ""
+
+        eventually(lambda: fetch("/healthz"), within=30)
+        before = _answered(fetch("/metrics"))
+        for _ in range(20):
+            fetch("/v1/jobs/none")
+        assert _answered(fetch("/metrics")) == before + 20
+    finally:
+        assert end(api) == 0
+
+
+def _answered(metrics: str) -> float:
+    lines = [line for line in metrics.splitlines() if line.startswith("promptq_http_requests_total")]
+    return sum(float(line.split()[-1]) for line in lines if 'route="/v1/jobs/<job_id>"' in line)
