@@ -33,7 +33,7 @@ class Operation:
     request: tuple[type[BaseModel], ...] = ()
     answers: Answers
     query: type[BaseModel] | None = None
-    #: Whether the view takes an ``Idempotency-Key``.
+    #: Whether the view makes a job, and so takes an ``Idempotency-Key``.
     idempotent: bool = False
     #: Whether the view takes ``Prefer: respond-async``.
     prefer_async: bool = False
@@ -169,6 +169,8 @@ def _responses(about: Operation) -> dict[str, Any]:
     statuses = {*about.errors}
     if not about.public:
         statuses |= {400, 401, 403, 503}
+    if about.idempotent:
+        statuses |= {409, 413}
     if about.waits:
         statuses |= set(_RELAYED)
     for status in sorted(statuses):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Blueprint, Response
+from pydantic import BaseModel
 
 from api.answers import JobAnswer, LLMAnswer
 from api.bodies import read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.jobs import answer_accepted
 from api.intake import Submission, body_for_llm, check_prompt, options, submit
-from api.openapi import operation
+from api.openapi import View, operation
 from api.requests import BODIES, ChatBody, CompletionBody, EmbeddingBody
 from api.synchronous import relay, result_as_it_came, wait_for
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Endpoint
@@ -17,46 +20,27 @@ from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Endpoint
 blueprint = Blueprint("completions", __name__)
 
 
+def _door(summary: str, body: type[BaseModel]) -> Callable[[View], View]:
+    answers = {200: LLMAnswer, 202: JobAnswer}
+    return operation(summary, request=(body,), answers=answers, idempotent=True, waits=True, prefer_async=True)
+
+
 @blueprint.post("/v1/chat/completions")
-@operation(
-    "Create a chat completion",
-    request=(ChatBody,),
-    answers={200: LLMAnswer, 202: JobAnswer},
-    idempotent=True,
-    waits=True,
-    prefer_async=True,
-    errors=(409, 413),
-)
+@_door("Create a chat completion", ChatBody)
 def chat() -> Response:
     """Answer when the LLM has; with `Prefer: respond-async`, 202 and the job."""
     return _ask(CHAT_COMPLETIONS)
 
 
 @blueprint.post("/v1/completions")
-@operation(
-    "Create a completion",
-    request=(CompletionBody,),
-    answers={200: LLMAnswer, 202: JobAnswer},
-    idempotent=True,
-    waits=True,
-    prefer_async=True,
-    errors=(409, 413),
-)
+@_door("Create a completion", CompletionBody)
 def completion() -> Response:
     """Answer when the LLM has; with `Prefer: respond-async`, 202 and the job."""
     return _ask(COMPLETIONS)
 
 
 @blueprint.post("/v1/embeddings")
-@operation(
-    "Create embeddings",
-    request=(EmbeddingBody,),
-    answers={200: LLMAnswer, 202: JobAnswer},
-    idempotent=True,
-    waits=True,
-    prefer_async=True,
-    errors=(409, 413),
-)
+@_door("Create embeddings", EmbeddingBody)
 def embedding() -> Response:
     """Answer when the LLM has; with `Prefer: respond-async`, 202 and the job."""
     return _ask(EMBEDDINGS)

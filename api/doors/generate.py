@@ -25,7 +25,6 @@ blueprint = Blueprint("generate", __name__)
     answers={200: GenerateAnswer},
     idempotent=True,
     waits=True,
-    errors=(409, 413),
 )
 def generate() -> Response:
     """A prompt in, a text out, through the queue."""

@@ -27,7 +27,6 @@ blueprint = Blueprint("jobs", __name__)
     request=(*JOBS.values(), PromptJob),
     answers={202: JobAnswer},
     idempotent=True,
-    errors=(409, 413),
 )
 def create() -> Response:
     """Accept a job and answer at once. `Location` is where its result will be."""

@@ -35,7 +35,6 @@ _WINDOWS: Final[dict[str, QueueName]] = {"soonest": "interactive", "2h": "defaul
     idempotent=True,
     waits=True,
     prefer_async=True,
-    errors=(409, 413),
 )
 def create() -> Response:
     """With `background: true`, accept and answer at once; without, answer when the LLM has. Both go through the queue.
