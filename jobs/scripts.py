@@ -17,6 +17,8 @@ EXPIRED_ERROR: Final = {"code": "deadline_exceeded", "message": "The job did not
 #: What a job gets whose worker died under it ``MAX_STRIKES`` times.
 CRASHED_ERROR: Final = {"code": "worker_crashed", "message": "The job's worker died three times while it ran."}
 MAX_STRIKES: Final = 3
+#: From then on it runs alone, so that the last strike is its own.
+STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
 #: All but this one may go on when Redis is full: they free memory, or keep what was accepted.
 _DENIED_WHEN_FULL: Final = frozenset({"create"})
@@ -62,6 +64,7 @@ def _constants() -> str:
         "UNACKED": queues.UNACKED,
         "UNACKED_INDEX": queues.UNACKED_INDEX,
         "MAX_STRIKES": MAX_STRIKES,
+        "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,
     }
     # A JSON string of ASCII without backslash escapes other than \" is a Lua string, too.
     return "\n".join(f"local {name} = {json.dumps(value)}" for name, value in names.items())

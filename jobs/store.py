@@ -154,11 +154,17 @@ class JobStore:
             if not self._scripts.delete(args=[job_id, owner]):
                 raise NotFound(f"No job with id '{job_id}' found.", param="id")
 
-    def claim(self, job_id: str, claim_id: str, *, lease_seconds: float, worker: str) -> Claim | str:
-        """Take a waiting job; or say why not: ``gone``, ``held``, ``ended``, ``expired`` or ``later``."""
+    def claim(
+        self, job_id: str, claim_id: str, *, lease_seconds: float, worker: str, alone: bool = True
+    ) -> Claim | str:
+        """Take a waiting job; or say why not: ``gone``, ``held``, ``ended``, ``expired``, ``later`` or ``alone``.
+
+        ``alone``: whether the claimant runs nothing else. Only such a one gets a job that its worker has died under
+        twice.
+        """
         with redis_errors():
             verdict, *record = self._scripts.claim(
-                args=[job_id, claim_id, round(lease_seconds * 1000), worker, self._ttl_ms]
+                args=[job_id, claim_id, round(lease_seconds * 1000), worker, self._ttl_ms, int(alone)]
             )
         if verdict != b"claimed":
             return str(verdict.decode())

@@ -53,6 +53,8 @@ class Runner:
     worker: str
     lease_seconds: float
     call_timeout: float
+    #: Runs a job by itself that must not have neighbours; None where this process has nothing else to run.
+    alone: Callable[[str], Ran | None] | None = None
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -67,10 +69,19 @@ class Runner:
         with structlog.contextvars.bound_contextvars(job_id=job_id):
             claim_id = uuid.uuid4().hex
             claim = self._patiently(
-                lambda: self.store.claim(job_id, claim_id, lease_seconds=self.lease_seconds, worker=self.worker),
+                lambda: self.store.claim(
+                    job_id,
+                    claim_id,
+                    lease_seconds=self.lease_seconds,
+                    worker=self.worker,
+                    alone=self.alone is None,
+                ),
                 # The job still waits, and the scheduler finds that its message is gone.
                 patience=self.lease_seconds,
             )
+            if claim == "alone" and self.alone is not None:
+                _log.warning("job.runs_alone")
+                return self.alone(job_id)
             if not isinstance(claim, Claim):
                 _log.info("job.not_claimed", reason=claim)
                 return Ran(claim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sized
 from typing import Final
 
 import gevent
@@ -16,13 +17,13 @@ _CELERY_NEEDS: Final = 4.0
 _log = structlog.stdlib.get_logger("promptq.worker")
 
 
-def begin(calls: Calls, grace_seconds: float) -> None:
-    """Refuse new claims at once and see to the rest in the background."""
+def begin(grace_seconds: float, calls: Calls, also: Sized = ()) -> None:
+    """Refuse new claims at once and see to the rest in the background; ``also`` is what else must come to its end."""
     calls.closed = True
-    gevent.spawn(_finish, calls, grace_seconds)
+    gevent.spawn(_finish, grace_seconds, calls, also)
 
 
-def _finish(calls: Calls, grace_seconds: float) -> None:
+def _finish(grace_seconds: float, calls: Calls, also: Sized) -> None:
     hand_back_at = time.monotonic() + grace_seconds
     idle_since: float | None = None
     while True:
@@ -30,10 +31,10 @@ def _finish(calls: Calls, grace_seconds: float) -> None:
         if now >= hand_back_at:
             for job_id in calls.claims():
                 calls.abort(job_id, AbortReason.SHUTDOWN)
-        idle_since = None if len(calls) else idle_since or now
+        idle_since = None if len(calls) + len(also) else idle_since or now
         given_up = now >= hand_back_at + _CELERY_NEEDS
         if given_up or (idle_since is not None and now - idle_since > _CELERY_NEEDS):
             # What could not be handed back, its lease gives back.
-            _log.warning("worker.ended_by_force", running=len(calls))
+            _log.warning("worker.ended_by_force", running=len(calls) + len(also))
             os._exit(0)
         gevent.sleep(0.25)

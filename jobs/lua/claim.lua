@@ -1,7 +1,9 @@
 -- Give a waiting job to the claim id, which is the fencing token, under a lease. The same claim id gets the same answer.
--- ARGV: id, claim id, lease in ms, worker, ttl in ms. Answers {verdict, the record's fields…}; verdicts: claimed, gone,
--- held (another claim runs it), ended, expired (its deadline had passed: it was ended here), later (it waits for a retry).
+-- ARGV: id, claim id, lease in ms, worker, ttl in ms, '1' if the claimant runs nothing else. Answers {verdict, the record's fields…}; verdicts: claimed, gone,
+-- held (another claim runs it), ended, expired (its deadline had passed: it was ended here), later (it waits for a retry),
+-- alone (its worker died under it before: it is for a claimant that runs nothing else, so that no neighbour pays for it).
 local id, claim, lease, worker, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local alone = ARGV[6] == '1'
 local job = load(id)
 if not job then return {'gone'} end
 if TERMINAL[job.status] then return {'ended'} end
@@ -12,6 +14,7 @@ if job.status == 'queued' then
     finish(job, 'failed', {'error', EXPIRED_ERROR}, at, ttl)
     return {'expired'}
   end
+  if not alone and tonumber(job.strikes or 0) >= STRIKES_BEFORE_ALONE then return {'alone'} end
   if not job.head then
     local claimed = tonumber(redis.call('GET', key('claimed:' .. job.queue)) or 0)
     if tonumber(job.eseq) > claimed then redis.call('SET', key('claimed:' .. job.queue), job.eseq) end

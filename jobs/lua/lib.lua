@@ -14,7 +14,7 @@ local function leaf(job, status)
   return PREFIX .. 'index:' .. job.owner .. ':' .. job.kind .. ':' .. status .. ':' .. job.queue
 end
 
-local FIELDS = {'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'deadline', 'head'}
+local FIELDS = {'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'deadline', 'head', 'strikes'}
 
 local function load(id)
   local values = redis.call('HMGET', job_key(id), unpack(FIELDS))

@@ -1,0 +1,41 @@
+"""What a process that runs jobs is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+from celery import Celery
+
+from jobs.broker import MessageMaker
+from jobs.redis_clients import listener_client, worker_client
+from jobs.settings import Settings
+from jobs.store import JobStore
+from worker.calls import Calls
+from worker.heartbeat import Heartbeat, listen_for_aborts
+from worker.llm import LLMClient
+from worker.retries import RetryPolicy
+from worker.runner import Ran, Runner
+
+
+def wire(
+    app: Celery, settings: Settings, calls: Calls, *, alone: Callable[[str], Ran | None] | None
+) -> tuple[Runner, list[gevent.Greenlet[..., None]]]:
+    """A runner on these settings, and the greenlets that keep its jobs its own.
+
+    ``alone`` runs a job in a process of its own; None where this is that process. Raises ``ValueError`` where no LLM is
+    configured.
+    """
+    store = JobStore(worker_client(settings), MessageMaker(app), result_ttl=settings.result_ttl)
+    runner = Runner(
+        store=store,
+        llm=LLMClient.from_settings(settings),
+        calls=calls,
+        retries=RetryPolicy.from_settings(settings),
+        worker=settings.worker_name,
+        lease_seconds=settings.lease_seconds,
+        call_timeout=settings.call_timeout,
+        alone=alone,
+    )
+    heartbeat = Heartbeat(store, calls, lease_seconds=settings.lease_seconds)
+    return runner, [gevent.spawn(heartbeat.run), gevent.spawn(listen_for_aborts, listener_client(settings), calls)]
