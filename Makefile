@@ -33,7 +33,7 @@ test: setup ## the tests that need PyPI alone (ARGS="-k name")
 test-system: setup ## the tests that need Debian packages; installs them where it may
 	@bash tests/system/run $(ARGS)
 
-check: setup ## ruff, mypy --strict, import directions, stale locks
+check: setup ## ruff, mypy --strict, import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -57,16 +57,21 @@ def end(process: subprocess.Popen[Any], *, within: float = 20.0) -> int:
 def redis_server(folder: Path) -> Iterator[str]:
     """The embedded server in a folder of its own; yields its URL."""
     port = free_port()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "redis.log").open("w") as log:
-        process = subprocess.Popen(valkey.command(valkey.find_server(), port), cwd=folder, stdout=log, stderr=log)
-    url = f"redis://127.0.0.1:{port}/0"
+    process = start_redis(folder, port)
     try:
-        with redis.Redis.from_url(url) as client:
-            eventually(lambda: _answers(client))
-        yield url
+        yield f"redis://127.0.0.1:{port}/0"
     finally:
         end(process)
+
+
+def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """The embedded server on this port, with the data that the folder holds, once it answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "redis.log").open("a") as log:
+        process = subprocess.Popen(valkey.command(valkey.find_server(), port), cwd=folder, stdout=log, stderr=log)
+    with redis.Redis.from_url(f"redis://127.0.0.1:{port}/0") as client:
+        eventually(lambda: _answers(client))
+    return process
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -58,7 +58,7 @@ class Scheduler:
         idle = 0.0 if self._ended is None else min(now - self._ended, self.lease_seconds / 2)
         self._ended = None
         gap, may_recover = self.store.tick(idle=idle, lease_seconds=self.lease_seconds)
-        if not may_recover:
+        if gap > self.lease_seconds / 3:
             _log.warning("scheduler.recovery_on_hold", gap_seconds=round(gap, 1))
         steps: dict[str, Callable[[], int]] = {
             "promoted": self.store.promote_due,

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import openai
@@ -88,3 +89,24 @@ def test_a_redis_that_is_dead_leaves_the_api_alive_but_unready(client: httpx2.Cl
     assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_error")
     assert "Retry-After" in answer.headers
     assert fragile.up.poll() is None
+
+
+def test_calls_that_outlast_a_crash_of_redis_are_paid_once(tmp_path: Path) -> None:
+    """Redis is killed with calls in flight and comes back: each job completes, with one call."""
+    port = processes.free_port()
+    server = processes.start_redis(tmp_path / "redis", port)
+    url = {"PROMPTQ_REDIS_URL": f"redis://127.0.0.1:{port}/0", "PROMPTQ_LEASE_SECONDS": "3"}
+    try:
+        options = ("--concurrency", "20", "--simulator-latency", "0.05", "--no-flower")
+        with processes.stack(tmp_path, *options, **url) as stack, stack.client() as client:
+            jobs = [submit(client, model="sim-slow-2", prompt=unique())["id"] for _ in range(30)]
+            eventually(lambda: stack.stats()["in_flight"], lambda count: count == 20)
+            server.kill()
+            server.wait(10)
+            # The running calls end while there is nobody to tell.
+            eventually(lambda: stack.stats()["in_flight"], lambda count: count == 0)
+            server = processes.start_redis(tmp_path / "redis", port)
+            assert {ended(client, job_id, within=40)["status"] for job_id in jobs} == {"completed"}
+            assert stack.stats()["calls"] == 30
+    finally:
+        processes.end(server)
