@@ -81,7 +81,7 @@ def document(app: Flask) -> dict[str, Any]:
             "version": __version__,
             "summary": "A queue-based job service for LLM prompts, with OpenAI's asynchronous API.",
         },
-        "paths": dict(sorted(paths.items())),
+        "paths": paths,
         "components": {
             "schemas": definitions.get("$defs", {}),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, render_template, url_for
+from markupsafe import Markup, escape
 
 from api.openapi import document
 
@@ -21,7 +23,14 @@ def openapi() -> Response:
 def docs() -> str:
     """The same on one page, with nothing fetched from elsewhere."""
     described = document(current_app)
-    return render_template("docs.html", api=described, type_of=type_of, openapi=url_for("documents.openapi"))
+    return render_template(
+        "docs.html", api=described, type_of=type_of, prose=prose, openapi=url_for("documents.openapi")
+    )
+
+
+def prose(text: str) -> Markup:
+    """A docstring as HTML: what stands in backticks is code."""
+    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # it is escaped before
 
 
 def type_of(schema: dict[str, Any]) -> str:
