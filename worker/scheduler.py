@@ -23,6 +23,7 @@ from jobs.queues import QUEUES
 from jobs.redis_clients import worker_client
 from jobs.settings import load_or_exit
 from jobs.store import JobStore
+from jobs.upkeep import Upkeep
 
 #: Seconds after which a delivery that was not acknowledged is forgotten: its job is long in other hands.
 _SWEEP_AFTER = 600.0
@@ -42,7 +43,7 @@ class _Sighting:
 class Scheduler:
     """Does what is due. ``grace`` (seconds) is how long a message may be on its way before it counts as lost."""
 
-    store: JobStore
+    upkeep: Upkeep
     lease_seconds: float
     grace: float = 10.0
     clock: Callable[[], float] = time.monotonic
@@ -57,21 +58,21 @@ class Scheduler:
         # renew them in every third of one.
         idle = 0.0 if self._ended is None else min(now - self._ended, self.lease_seconds / 2)
         self._ended = None
-        gap, may_recover = self.store.tick(idle=idle, lease_seconds=self.lease_seconds)
+        gap, may_recover = self.upkeep.tick(idle=idle, lease_seconds=self.lease_seconds)
         if gap > self.lease_seconds / 3:
             _log.warning("scheduler.recovery_on_hold", gap_seconds=round(gap, 1))
         steps: dict[str, Callable[[], int]] = {
-            "promoted": self.store.promote_due,
-            "expired": self.store.expire_due,
-            "compacted": lambda: sum(self.store.compact(queue) for queue in QUEUES),
+            "promoted": self.upkeep.promote_due,
+            "expired": self.upkeep.expire_due,
+            "compacted": lambda: sum(self.upkeep.compact(queue) for queue in QUEUES),
             "repaired": lambda: sum(self._repair(queue, now) for queue in QUEUES),
-            "purged": self.store.purge_expired,
-            "swept": lambda: self.store.sweep_deliveries(max(_SWEEP_AFTER, 10 * self.lease_seconds)),
+            "purged": self.upkeep.purge_expired,
+            "swept": lambda: self.upkeep.sweep_deliveries(max(_SWEEP_AFTER, 10 * self.lease_seconds)),
         }
         counts = {name: self._do(name, step) for name, step in steps.items()}
         # If this took long, Redis may have been away while we waited for it: the next tick will tell.
         may_recover = may_recover and self.clock() - now < self.lease_seconds / 3
-        counts["recovered"] = self._do("recovered", self.store.recover_lost) if may_recover else 0
+        counts["recovered"] = self._do("recovered", self.upkeep.recover_lost) if may_recover else 0
         if any(counts.values()):
             _log.info("scheduler.tick", **counts)
         self._ended = self.clock()
@@ -89,7 +90,7 @@ class Scheduler:
 
     def _repair(self, queue: str, now: float) -> int:
         """Send messages again for jobs that wait although later ones were claimed, or although the list is empty."""
-        waiting, messages, claimed = self.store.queue_state(queue)
+        waiting, messages, claimed = self.upkeep.queue_state(queue)
         empty = waiting > 0 and messages == 0
         before = self._seen.get(queue)
         if before is not None and now - before.at < self.grace:
@@ -99,7 +100,7 @@ class Scheduler:
         if before is None or not waiting:
             return 0
         behind = None if empty and before.empty_with_waiting else before.claimed
-        return sum(self.store.repair(job_id, queue, seen) for job_id, seen in self.store.orphans(queue, behind))
+        return sum(self.upkeep.repair(job_id, queue, seen) for job_id, seen in self.upkeep.orphans(queue, behind))
 
 
 def main() -> int:
@@ -107,7 +108,7 @@ def main() -> int:
     settings = load_or_exit("scheduler")
     logs.configure(settings.log_level, settings.log_format)
     store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
-    scheduler = Scheduler(store=store, lease_seconds=settings.lease_seconds)
+    scheduler = Scheduler(upkeep=store.upkeep, lease_seconds=settings.lease_seconds)
     # Well within the third of a lease that counts as an outage.
     interval = min(settings.scheduler_interval, settings.lease_seconds / 6)
     stop = threading.Event()

@@ -115,7 +115,7 @@ def test_a_long_retry_frees_the_slot(store: JobStore, redis_client: redis.Redis)
     assert waiting.retry_at == pytest.approx(waiting.created_at + 60, abs=3)
     assert len(waiting.attempts) == 1
     redis_client.zadd(queues.SCHEDULED, {waiting.id: 1})
-    assert store.promote_due() == 1
+    assert store.upkeep.promote_due() == 1
     ended, _ = run(store, GOOD, job_id=waiting.id)
     assert (ended.status, ended.attempt) == (JobStatus.COMPLETED, 2)
 
@@ -207,7 +207,7 @@ def test_a_fenced_result_is_discarded(store: JobStore, redis_client: redis.Redis
 
     def lose_it() -> None:
         lose_lease(redis_client, job_id)
-        store.recover_lost()
+        store.upkeep.recover_lost()
         claim(store, job_id, "other")
 
     now, _ = run(store, lose_it, job_id=job_id)

@@ -24,7 +24,7 @@ class Clock:
 
 
 def scheduler(store: JobStore, clock: Clock) -> Scheduler:
-    return Scheduler(store=store, lease_seconds=30, grace=10, clock=clock)
+    return Scheduler(upkeep=store.upkeep, lease_seconds=30, grace=10, clock=clock)
 
 
 def messages_of(client: redis.Redis, job_id: str, queue: str = "default") -> int:
@@ -57,7 +57,7 @@ def test_a_tick_does_all_that_is_due(store: JobStore, redis_client: redis.Redis)
     assert job(store, due["lost"]).strikes == 1
     assert job(store, due["retry"]).retry_at is None
     assert job(store, due["overdue"]).status is JobStatus.FAILED
-    assert store.queue_state("default")[:2] == (2, 2)
+    assert store.upkeep.queue_state("default")[:2] == (2, 2)
     assert not any(key.startswith("promptq:index:ann:job:completed") for key in keys(redis_client))
 
 
@@ -67,7 +67,7 @@ def test_two_at_once_do_it_once(store: JobStore, redis_client: redis.Redis) -> N
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: scheduler(store, Clock()).tick(), range(8)))
     assert job(store, due["lost"]).strikes == 1
-    assert store.queue_state("default")[:2] == (2, 2)
+    assert store.upkeep.queue_state("default")[:2] == (2, 2)
 
 
 def test_after_a_gap_leases_have_time(store: JobStore, redis_client: redis.Redis) -> None:
@@ -112,7 +112,7 @@ def test_an_emptied_list_is_repaired(store: JobStore, redis_client: redis.Redis)
     ticker.tick()
     clock.now += 9
     ticker.tick()
-    assert store.queue_state("default")[:2] == (3, 0)
+    assert store.upkeep.queue_state("default")[:2] == (3, 0)
     for _ in range(5):
         clock.now += 11
         ticker.tick()
@@ -153,5 +153,5 @@ def test_nothing_lost_nothing_sent(store: JobStore, redis_client: redis.Redis) -
             claim(store, job_id, "again")
         clock.now += 6
         ticker.tick()
-    assert store.queue_state("default")[:2] == (10, 10)
+    assert store.upkeep.queue_state("default")[:2] == (10, 10)
     assert [messages_of(redis_client, job_id) for job_id in ids[30:]] == [1] * 10

@@ -37,7 +37,7 @@ def test_a_claim_starts_the_job(store: JobStore, redis_client: redis.Redis) -> N
     assert claimed.job.started_at is not None
     assert claimed.job.request
     assert store.position(claimed.job) is None
-    assert store.queue_state("default")[0] == 0
+    assert store.upkeep.queue_state("default")[0] == 0
     assert redis_client.zcard(queues.backlog_key("default")) == 1
     seconds, _ = redis_client.time()
     lease = redis_client.zscore(queues.LEASES, job_id)
@@ -97,14 +97,14 @@ def test_renewal_extends_leases_and_names_the_lost(store: JobStore, redis_client
     store.delete(deleted.job.id, "ann")
     store.complete(ended, DONE)
     lose_lease(redis_client, taken.job.id)
-    assert store.recover_lost() == 1
+    assert store.upkeep.recover_lost() == 1
     claim(store, taken.job.id, "other")
     before = redis_client.zscore(queues.LEASES, taken.job.id)
     lose_lease(redis_client, ours.job.id)
     claims = {held.job.id: held.claim_id for held in (ours, cancelled, deleted, taken, ended)}
     lost = store.renew(claims, lease_seconds=99)
     assert set(lost) == {held.job.id for held in (cancelled, deleted, taken, ended)}
-    assert store.recover_lost() == 0
+    assert store.upkeep.recover_lost() == 0
     assert redis_client.zscore(queues.LEASES, taken.job.id) == before
     check_invariants(redis_client)
 
@@ -113,7 +113,7 @@ def test_a_recovered_job_that_nobody_took_is_not_lost(store: JobStore, redis_cli
     """A worker whose lease ran out goes on as long as nobody has claimed its job: its late result will be taken."""
     held = running(store)
     lose_lease(redis_client, held.job.id)
-    store.recover_lost()
+    store.upkeep.recover_lost()
     assert store.renew({held.job.id: held.claim_id}, lease_seconds=30) == []
     assert members(redis_client, queues.LEASES) == set()
 
@@ -127,11 +127,11 @@ def test_recovery_returns_what_lost_its_lease(store: JobStore, redis_client: red
     """A job whose lease ran out waits again, with a strike and no attempt counted; one that is alive is left alone."""
     dead, alive = running(store, "c1", queue="bulk"), running(store, "c2")
     lose_lease(redis_client, dead.job.id)
-    assert store.recover_lost() == 1
-    assert store.recover_lost() == 0
+    assert store.upkeep.recover_lost() == 1
+    assert store.upkeep.recover_lost() == 0
     again = job(store, dead.job.id)
     assert (again.status, again.strikes, again.attempt) == (JobStatus.QUEUED, 1, 0)
-    assert store.queue_state("bulk")[:2] == (1, 1)
+    assert store.upkeep.queue_state("bulk")[:2] == (1, 1)
     assert job(store, alive.job.id).status is JobStatus.IN_PROGRESS
     check_invariants(redis_client)
     assert claim(store, dead.job.id, "c3").job.attempt == 1
@@ -140,7 +140,7 @@ def test_recovery_returns_what_lost_its_lease(store: JobStore, redis_client: red
 def test_a_lease_without_a_record_is_cleared(store: JobStore, redis_client: redis.Redis) -> None:
     """A stale lease of a job that is gone does not stay."""
     redis_client.zadd(queues.LEASES, {"job_gone": 1})
-    assert store.recover_lost() == 0
+    assert store.upkeep.recover_lost() == 0
     assert members(redis_client, queues.LEASES) == set()
 
 
@@ -164,7 +164,7 @@ def test_only_the_holder_hands_back(store: JobStore, redis_client: redis.Redis) 
     """A hand-back by a claim that was replaced, or of a job that ended, changes nothing."""
     old = running(store)
     lose_lease(redis_client, old.job.id)
-    store.recover_lost()
+    store.upkeep.recover_lost()
     new = claim(store, old.job.id, "c2")
     assert store.hand_back(old) == "fenced"
     store.complete(new, DONE)
@@ -181,11 +181,11 @@ def test_due_retries_are_promoted(store: JobStore, redis_client: redis.Redis) ->
     assert waiting.status is JobStatus.QUEUED
     assert waiting.retry_at == pytest.approx(waiting.created_at + 60, abs=3)
     assert redis_client.zcard(queues.backlog_key("bulk")) == 0
-    assert store.promote_due() == 0
+    assert store.upkeep.promote_due() == 0
     check_invariants(redis_client)
     make_due(redis_client, queues.SCHEDULED, held.job.id)
-    assert (store.promote_due(), store.promote_due()) == (1, 0)
+    assert (store.upkeep.promote_due(), store.upkeep.promote_due()) == (1, 0)
     assert job(store, held.job.id).retry_at is None
-    assert store.queue_state("bulk")[:2] == (1, 1)
+    assert store.upkeep.queue_state("bulk")[:2] == (1, 1)
     check_invariants(redis_client)
     assert claim(store, held.job.id, "c2").job.attempt == 2

@@ -50,7 +50,7 @@ def test_a_late_result_is_taken(store: JobStore, redis_client: redis.Redis) -> N
     """A result that comes after its lease ran out ends the job, as long as nobody has claimed it anew."""
     held = running(store)
     lose_lease(redis_client, held.job.id)
-    store.recover_lost()
+    store.upkeep.recover_lost()
     assert store.complete(held, DONE) == "done"
     assert job(store, held.job.id).status is JobStatus.COMPLETED
     assert store.claim(held.job.id, "c2", lease_seconds=30, worker="w") == "ended"
@@ -61,7 +61,7 @@ def test_a_replaced_claim_is_fenced_off(store: JobStore, redis_client: redis.Red
     """After another claim, the first one's result and retries are refused, before the end and after it."""
     old = running(store)
     lose_lease(redis_client, old.job.id)
-    store.recover_lost()
+    store.upkeep.recover_lost()
     new = claim(store, old.job.id, "c2")
     assert store.complete(old, DONE) == "fenced"
     for keep in (True, False):
@@ -135,9 +135,9 @@ def test_a_deadline_ends_a_job(store: JobStore, redis_client: redis.Redis, state
     other = create(store, deadline_seconds=60)
     if state == "running":
         claim(store, job_id)
-    assert store.expire_due() == 0
+    assert store.upkeep.expire_due() == 0
     make_due(redis_client, queues.DEADLINES, job_id)
-    assert (store.expire_due(), store.expire_due()) == (1, 0)
+    assert (store.upkeep.expire_due(), store.upkeep.expire_due()) == (1, 0)
     ended = job(store, job_id)
     assert ended.status is JobStatus.FAILED
     assert ended.error is not None
@@ -184,7 +184,7 @@ def test_nothing_grows(store: JobStore, redis_client: redis.Redis) -> None:
             redis_client.delete(key)
     forget_expired(redis_client, *ended)
     purged = 0
-    while found := store.purge_expired(limit=7):
+    while found := store.upkeep.purge_expired(limit=7):
         purged += found
     assert purged == len(ended)
     assert keys(redis_client) <= COUNTERS
@@ -196,7 +196,7 @@ def test_records_expire_by_themselves(redis_client: redis.Redis, store: JobStore
     store.cancel(job_id, "ann")
     ((_, due),) = redis_client.zrange(queues.EXPIRING, 0, -1, withscores=True)
     assert redis_client.execute_command("PEXPIRETIME", queues.job_key(job_id)) == pytest.approx(due, abs=1000)
-    assert store.purge_expired() == 0
+    assert store.upkeep.purge_expired() == 0
 
 
 def test_stale_messages_go_when_nobody_waits(store: JobStore, redis_client: redis.Redis) -> None:

@@ -84,19 +84,19 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
         def recover(self) -> None:
             leases = client.zrange(queues.LEASES, 0, 0)
             client.zadd(queues.LEASES, dict.fromkeys(leases, 1)) if leases else None
-            assert store.recover_lost() == len(leases)
+            assert store.upkeep.recover_lost() == len(leases)
 
         @rule()
         def promote(self) -> None:
             later = client.zrange(queues.SCHEDULED, 0, 0)
             client.zadd(queues.SCHEDULED, dict.fromkeys(later, 1)) if later else None
-            assert store.promote_due() == len(later)
+            assert store.upkeep.promote_due() == len(later)
 
         @rule()
         def expire(self) -> None:
             due = client.zrange(queues.DEADLINES, 0, 0)
             client.zadd(queues.DEADLINES, dict.fromkeys(due, 1)) if due else None
-            assert store.expire_due() == len(due)
+            assert store.upkeep.expire_due() == len(due)
 
         @rule(job_id=jobs)
         def cancel(self, job_id: str) -> None:

@@ -71,8 +71,8 @@ def test_nothing_listens(messages: MessageMaker) -> None:
         away = JobStore(client, messages, result_ttl=60)
         for step in (
             away.ping,
-            lambda: away.tick(idle=0, lease_seconds=30),
-            away.promote_due,
+            lambda: away.upkeep.tick(idle=0, lease_seconds=30),
+            away.upkeep.promote_due,
             lambda: away.create(new_job()),
             lambda: away.get("job_x", "ann"),
             lambda: away.list("ann"),
@@ -132,7 +132,7 @@ def test_a_full_redis_refuses_new_jobs_only(full: tuple[JobStore, redis.Redis]) 
     lose_lease(client, lost.job.id)
     make_due(client, queues.DEADLINES, overdue.job.id)
     client.config_set("maxmemory", 1)
-    assert (store.recover_lost(), store.promote_due(), store.expire_due()) == (1, 1, 1)
+    assert (store.upkeep.recover_lost(), store.upkeep.promote_due(), store.upkeep.expire_due()) == (1, 1, 1)
     store.delete(lost.job.id, "ann")
 
 
@@ -142,5 +142,5 @@ def test_the_scheduler_goes_on_when_redis_is_full(full: tuple[JobStore, redis.Re
     overdue = running(store, deadline_seconds=60)
     make_due(client, queues.DEADLINES, overdue.job.id)
     client.config_set("maxmemory", 1)
-    Scheduler(store=store, lease_seconds=30).tick()
+    Scheduler(upkeep=store.upkeep, lease_seconds=30).tick()
     assert job(store, overdue.job.id).status is JobStatus.FAILED

@@ -27,12 +27,12 @@ def test_a_job_that_kills_its_worker_three_times_is_ended(store: JobStore, redis
     for strikes in (1, 2):
         claim(store, job_id, f"c{strikes}")
         lose_lease(redis_client, job_id)
-        assert store.recover_lost() == 1
+        assert store.upkeep.recover_lost() == 1
         found = job(store, job_id)
         assert (found.status, found.strikes, found.attempt) == (JobStatus.QUEUED, strikes, 0)
     claim(store, job_id, "c3")
     lose_lease(redis_client, job_id)
-    assert store.recover_lost() == 1
+    assert store.upkeep.recover_lost() == 1
     ended = job(store, job_id)
     assert ended.status is JobStatus.FAILED
     assert ended.error is not None
@@ -47,10 +47,10 @@ def test_a_list_of_stale_messages_is_compacted(store: JobStore, redis_client: re
         store.delete(create(store), "ann")
     last = create(store)
     assert redis_client.llen(queues.celery_queue("default")) == 1102
-    assert store.compact("default") == 1100
+    assert store.upkeep.compact("default") == 1100
     messages = redis_client.lrange(queues.celery_queue("default"), 0, -1)
     assert [last.encode() in messages[0], first.encode() in messages[1], len(messages)] == [True, True, 2]
-    assert store.compact("default") == 0
+    assert store.upkeep.compact("default") == 0
 
 
 def test_deliveries_of_dead_workers_are_forgotten(store: JobStore, redis_client: redis.Redis) -> None:
@@ -58,7 +58,7 @@ def test_deliveries_of_dead_workers_are_forgotten(store: JobStore, redis_client:
     now = time.time()
     redis_client.zadd(queues.UNACKED_INDEX, {"old": now - 700, "young": now - 10})
     redis_client.hset(queues.UNACKED, mapping={"old": "m", "young": "m"})
-    assert store.sweep_deliveries(600) == 1
+    assert store.upkeep.sweep_deliveries(600) == 1
     assert redis_client.hkeys(queues.UNACKED) == [b"young"]
     assert redis_client.zrange(queues.UNACKED_INDEX, 0, -1) == [b"young"]
 
@@ -71,9 +71,9 @@ def test_a_broken_record_holds_nobody_up(store: JobStore, redis_client: redis.Re
         lose_lease(redis_client, job_id)
     redis_client.hset(queues.job_key(broken), "attempt", "not a number")
     with pytest.raises(ResponseError):
-        store.recover_lost()
+        store.upkeep.recover_lost()
     assert job(store, good).status is JobStatus.QUEUED
-    Scheduler(store=store, lease_seconds=30).tick()
+    Scheduler(upkeep=store.upkeep, lease_seconds=30).tick()
 
 
 def test_a_heartbeat_outlives_any_error() -> None:
