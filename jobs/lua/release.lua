@@ -13,6 +13,8 @@ if job.status ~= 'in_progress' then return 'fenced' end
 local at = now()
 if mode == 'handback' then
   if job.claim ~= claim then return 'fenced' end
+  -- Its worker has let go: no late result, and no renewal that was on its way, counts any more.
+  redis.call('HDEL', job_key(id), 'claim')
 else
   local expires = redis.call('ZSCORE', key('leases'), id)
   if expires and tonumber(expires) > at then return 'alive' end

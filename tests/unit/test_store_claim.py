@@ -109,15 +109,6 @@ def test_renewal_extends_leases_and_names_the_lost(store: JobStore, redis_client
     check_invariants(redis_client)
 
 
-def test_a_recovered_job_that_nobody_took_is_not_lost(store: JobStore, redis_client: redis.Redis) -> None:
-    """A worker whose lease ran out goes on as long as nobody has claimed its job: its late result will be taken."""
-    held = running(store)
-    lose_lease(redis_client, held.job.id)
-    store.upkeep.recover_lost()
-    assert store.renew({held.job.id: held.claim_id}, lease_seconds=30) == []
-    assert members(redis_client, queues.LEASES) == set()
-
-
 def test_nothing_to_renew(store: JobStore) -> None:
     """A renewal of nothing loses nothing."""
     assert store.renew({}, lease_seconds=30) == []
@@ -189,3 +180,24 @@ def test_due_retries_are_promoted(store: JobStore, redis_client: redis.Redis) ->
     assert store.upkeep.queue_state("bulk")[:2] == (1, 1)
     check_invariants(redis_client)
     assert claim(store, held.job.id, "c2").job.attempt == 2
+
+
+def test_renewing_takes_back_what_nobody_has_claimed_anew(store: JobStore, redis_client: redis.Redis) -> None:
+    """A slow worker keeps a job that was recovered meanwhile: its call runs still, and no other is begun."""
+    held = running(store)
+    lose_lease(redis_client, held.job.id)
+    assert store.upkeep.recover_lost() == 1
+    assert store.renew({held.job.id: held.claim_id}, lease_seconds=30) == []
+    found = job(store, held.job.id)
+    assert (found.status, found.attempt, found.strikes) == (JobStatus.IN_PROGRESS, 1, 0)
+    assert verdict(store, held.job.id) == "held"
+    check_invariants(redis_client)
+
+
+def test_renewing_does_not_take_back_what_was_handed_back(store: JobStore, redis_client: redis.Redis) -> None:
+    """A renewal that was on its way while its worker gave the job back changes nothing."""
+    held = running(store)
+    assert store.hand_back(held) == "done"
+    assert store.renew({held.job.id: held.claim_id}, lease_seconds=30) == [held.job.id]
+    assert job(store, held.job.id).status is JobStatus.QUEUED
+    check_invariants(redis_client)
