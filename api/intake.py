@@ -12,7 +12,6 @@ import structlog
 from flask import g, request
 
 from api.bodies import check_prompt_size, dump
-from api.requests import JobOptions
 from api.services import owner, services
 from jobs.errors import InvalidRequest
 from jobs.model import Endpoint, Job, NewJob, new_job_id
@@ -91,9 +90,9 @@ def idempotency_key() -> str | None:
     return key
 
 
-def body_for_llm(raw: bytes, body: Mapping[str, Any], *, whole: bool) -> bytes:
-    """The body without what is ours: byte for byte as it came where ``whole`` and there is nothing to take out."""
-    if whole and OURS.isdisjoint(body):
+def body_for_llm(body: Mapping[str, Any], raw: bytes | None = None) -> bytes:
+    """The body without what is ours; where there is nothing to take out, ``raw``, the bytes that it was read from."""
+    if raw is not None and OURS.isdisjoint(body):
         return raw
     return dump({name: value for name, value in body.items() if name not in OURS})
 
@@ -101,11 +100,6 @@ def body_for_llm(raw: bytes, body: Mapping[str, Any], *, whole: bool) -> bytes:
 def check_prompt(body: dict[str, Any], raw_size: int, *, prefix: str = "") -> None:
     """Raise ``PayloadTooLarge`` if the prompt is larger than the settings allow."""
     check_prompt_size(body, services().settings.max_prompt_bytes, raw_size, prefix=prefix)
-
-
-def options(given: JobOptions | None) -> JobOptions:
-    """The caller's own options, or none."""
-    return given or JobOptions()
 
 
 def _fingerprint(sent: Mapping[str, Any]) -> str:

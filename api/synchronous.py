@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from flask import Response, jsonify, request
 
@@ -12,9 +13,16 @@ from api.errors import error_response
 from api.intake import idempotency_key
 from api.services import owner, services
 from jobs import errors
-from jobs.errors import JobCancelled, LLMError, NotFound, StoreUnavailable, WaitTimeout
+from jobs.errors import (
+    DeadlineExceeded,
+    JobCancelled,
+    LLMError,
+    NotFound,
+    PromptQError,
+    StoreUnavailable,
+    WaitTimeout,
+)
 from jobs.model import Job, JobStatus
-from jobs.scripts import EXPIRED_ERROR
 from jobs.store import Accepted
 
 _CLIENT_GONE = 499
@@ -92,12 +100,12 @@ def _relay_error(job: Job) -> Response:
         response = jsonify({"error": upstream})
         response.status_code = status
     else:
-        ours = _BY_CODE.get(error["code"])
+        ours = _BY_CODE.get(error["code"], PromptQError)
         response = error_response(
             error["message"],
             # An error without a body of its own (a proxy's, say) still keeps the LLM's status.
-            status=status if status and status >= 400 else (ours.http_status if ours else 504),
-            error_type=ours.error_type if ours else "timeout_error",
+            status=status if status and status >= 400 else ours.http_status,
+            error_type=ours.error_type,
             code=error["code"],
         )
     # Its retries are done and paid for; the SDK would begin them again.
@@ -105,13 +113,13 @@ def _relay_error(job: Job) -> Response:
     return response
 
 
-def _llm_errors() -> dict[str, type[LLMError]]:
-    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, LLMError)]
-    return {cls.code: cls for cls in classes}
-
-
-_BY_CODE = _llm_errors()
-assert EXPIRED_ERROR["code"] not in _BY_CODE  # it is a 504: the caller's own deadline
+#: The class of each error that a job can end with; any other is a fault of ours (a 500).
+_BY_CODE: Final[Mapping[str, type[PromptQError]]] = {
+    value.code: value
+    for value in vars(errors).values()
+    # The root of the LLM's errors has no code of its own.
+    if isinstance(value, type) and issubclass(value, LLMError | DeadlineExceeded) and value is not LLMError
+}
 
 
 def client_gone_response() -> Response:

@@ -14,6 +14,7 @@ PromptQError
 │   ├── StoreFull                       nothing was done
 │   └── AcceptanceUnknown               the reply was lost
 ├── WaitTimeout                         504
+├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
     ├── LLMRejected                     a final 4xx
     ├── LLMRateLimited                  429
@@ -131,6 +132,14 @@ class WaitTimeout(PromptQError):
     """Raised when a synchronous call outlasts ``PROMPTQ_MAX_WAIT``; its job goes on."""
 
     code = "wait_timeout"
+    http_status = 504
+    error_type = "timeout_error"
+
+
+class DeadlineExceeded(PromptQError):
+    """What a job ends with, and its waiting caller gets, when its own deadline has passed."""
+
+    code = "deadline_exceeded"
     http_status = 504
     error_type = "timeout_error"
 

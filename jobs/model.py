@@ -20,7 +20,6 @@ RESPONSES: Final = "/v1/responses"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 EMBEDDINGS: Final = "/v1/embeddings"
-ENDPOINTS: Final[tuple[Endpoint, ...]] = (RESPONSES, CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS)
 
 
 class JobStatus(StrEnum):

@@ -10,9 +10,10 @@ from redis import Redis
 from redis.commands.core import Script
 
 from jobs import queues
+from jobs.errors import DeadlineExceeded
 
 #: What a job gets that outlived its deadline. Its code is part of the API.
-EXPIRED_ERROR: Final = {"code": "deadline_exceeded", "message": "The job did not end before its deadline."}
+EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did not end before its deadline."}
 
 #: What a job gets whose worker died under it ``MAX_STRIKES`` times.
 CRASHED_ERROR: Final = {"code": "worker_crashed", "message": "The job's worker died three times while it ran."}

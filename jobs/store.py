@@ -25,7 +25,7 @@ SUMMARY_FIELDS: Final = (
 )
 
 Arguments = list[bytes | str | int | float]
-Verdict = Literal["done", "gone", "ended", "fenced", "alive", "crashed"]
+Verdict = Literal["done", "gone", "ended", "fenced"]
 
 
 @dataclass(frozen=True, slots=True)

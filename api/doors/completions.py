@@ -11,9 +11,9 @@ from api.answers import JobAnswer, LLMAnswer
 from api.bodies import read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.jobs import answer_accepted
-from api.intake import Submission, body_for_llm, check_prompt, options, submit
+from api.intake import Submission, body_for_llm, check_prompt, submit
 from api.openapi import View, operation
-from api.requests import BODIES, ChatBody, CompletionBody, EmbeddingBody
+from api.requests import BODIES, ChatBody, CompletionBody, EmbeddingBody, JobOptions
 from api.synchronous import relay, result_as_it_came, wait_for
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Endpoint
 
@@ -50,14 +50,14 @@ def _ask(endpoint: Endpoint) -> Response:
     raw, sent = read_object()
     body = validate(BODIES[endpoint], sent)
     check_prompt(sent, len(raw))
-    ours = options(body.promptq)
+    ours = body.promptq or JobOptions()
     asynchronous = respond_async()
     metadata = getattr(body, "metadata", None)
     accepted = submit(
         Submission(
             endpoint=endpoint,
             model=body.model,
-            body=body_for_llm(raw, sent, whole=True),
+            body=body_for_llm(sent, raw),
             queue=ours.queue or ("default" if asynchronous else "interactive"),
             deadline_seconds=ours.deadline_seconds,
             metadata=metadata,

@@ -66,7 +66,7 @@ def _from_endpoint(sent: dict[str, Any], size: int) -> Submission:
     return Submission(
         endpoint=job.endpoint,
         model=job.body.model,
-        body=body_for_llm(b"", sent["body"], whole=False),
+        body=body_for_llm(sent["body"]),
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
         metadata=job.metadata,

@@ -11,10 +11,10 @@ from api.bodies import query, read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.ids import known_response_id
 from api.doors.jobs import answer_accepted
-from api.intake import Submission, body_for_llm, check_prompt, job_of, options, submit
+from api.intake import Submission, body_for_llm, check_prompt, job_of, submit
 from api.openapi import operation
 from api.rendering import input_items, page, response_answer
-from api.requests import InputItemsQuery, PageQuery, ResponseBody, RetrieveQuery
+from api.requests import InputItemsQuery, JobOptions, PageQuery, ResponseBody, RetrieveQuery
 from api.services import owner, services
 from api.synchronous import relay, wait_for
 from jobs.errors import InvalidRequest, NotFound
@@ -44,12 +44,12 @@ def create() -> Response:
     raw, sent = read_object()
     body = validate(ResponseBody, sent)
     check_prompt(sent, len(raw))
-    ours = options(body.promptq)
+    ours = body.promptq or JobOptions()
     accepted = submit(
         Submission(
             endpoint=RESPONSES,
             model=body.model,
-            body=body_for_llm(raw, sent, whole=True),
+            body=body_for_llm(sent, raw),
             queue=ours.queue or _queue(body),
             deadline_seconds=ours.deadline_seconds,
             metadata=body.metadata,

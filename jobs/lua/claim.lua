@@ -1,5 +1,6 @@
 -- Give a waiting job to the claim id, which is the fencing token, under a lease. The same claim id gets the same answer.
--- ARGV: id, claim id, lease in ms, worker, ttl in ms, '1' if the claimant runs nothing else. Answers {verdict, the record's fields…}; verdicts: claimed, gone,
+-- ARGV: id, claim id, lease in ms, worker, ttl in ms, '1' if the claimant runs nothing else.
+-- Answers {verdict, the record's fields…}; verdicts: claimed, gone,
 -- held (another claim runs it), ended, expired (its deadline had passed: it was ended here), later (it waits for a retry),
 -- alone (its worker died under it before: it is for a claimant that runs nothing else, so that no neighbour pays for it).
 local id, claim, lease, worker, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -24,7 +25,6 @@ if job.status == 'queued' then
   redis.call('HSETNX', job_key(id), 'started', at)
   redis.call('HINCRBY', job_key(id), 'attempt', 1)
   redis.call('HSET', job_key(id), 'claim', claim, 'worker', worker, 'claimed', at)
-  redis.call('HDEL', job_key(id), 'retry_at')
   redis.call('ZADD', key('leases'), at + lease, id)
 elseif job.claim ~= claim then
   return {'held'}

@@ -1,10 +1,10 @@
 -- Make a job and its Celery message in one step; or answer with the job that the Idempotency-Key names already.
 -- ARGV: id, owner, kind, queue, idempotency key or '', fingerprint, message, deadline in ms from now or '', then the
 -- record's other fields. Refused by a full Redis (no allow-oom): the only step that takes more memory for good.
+-- Answers {verdict, id}, and for a job that was made its creation (ms) and its rank in the queue.
 local id, owner, kind, queue, idem, fingerprint, message, deadline =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
--- Answers {verdict, id}, and for a job that was made its creation (ms) and its rank in the queue.
 local function made()
   local rank = redis.call('ZRANK', key('waiting:' .. queue), id)
   return {'created', id, tonumber(redis.call('HGET', job_key(id), 'created')), rank or -1}

@@ -1,4 +1,4 @@
--- Shared by every step: it stands before each script when it is loaded (jobs/scripts.py), after PREFIX and TTL names.
+-- Shared by every step: it stands before each script when it is loaded (jobs/scripts.py), after the constants.
 -- All times are milliseconds of the server's clock, so that no two machines have to agree on the time.
 
 local function now()
@@ -14,7 +14,9 @@ local function leaf(job, status)
   return PREFIX .. 'index:' .. job.owner .. ':' .. job.kind .. ':' .. status .. ':' .. job.queue
 end
 
-local FIELDS = {'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'deadline', 'head', 'strikes'}
+local FIELDS = {
+  'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'deadline', 'head', 'strikes',
+}
 
 local function load(id)
   local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
