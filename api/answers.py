@@ -65,6 +65,9 @@ class JobSummary(BaseModel):
     finished_at: float | None
     deadline_at: float | None
     retry_at: float | None = Field(description="When the next attempt is due, while the job waits for it.")
+    attempt_timeout_seconds: float | None
+    retried_from: str | None = Field(description="The job that this one repeats.")
+    retried_as: str | None = Field(description="The job that repeats this one.")
     metadata: dict[str, str]
     error: JobError | None
     usage: dict[str, Any] | None = Field(description="Token counts, as the LLM gave them.")
@@ -89,6 +92,23 @@ class JobList(_List):
     """A page of jobs, newest first."""
 
     data: list[JobSummary]
+
+
+class QueueAnswer(BaseModel):
+    """A queue, of all owners together."""
+
+    id: QueueName
+    object: Literal["queue"]
+    paused: bool
+    waiting: int
+    running: int
+    next_created_at: float | None = Field(description="When the job that is next was made; null while none waits.")
+
+
+class QueueList(_List):
+    """The queues, the preferred one first."""
+
+    data: list[QueueAnswer]
 
 
 class ResponseAnswer(BaseModel):

@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 
 from api import errors
 from api.access import KeyRing
-from api.doors import completions, documents, generate, health, jobs, models, responses
+from api.doors import completions, dead_letters, documents, generate, health, jobs, models, queues, responses
 from api.metrics import Metrics
 from api.models_proxy import ModelsProxy
 from api.services import Services
@@ -22,7 +22,7 @@ from jobs.settings import Settings
 from jobs.store import JobStore
 
 _log = structlog.stdlib.get_logger("promptq.api")
-_DOORS = (jobs, responses, completions, generate, models, health, documents)
+_DOORS = (jobs, dead_letters, queues, responses, completions, generate, models, health, documents)
 _WITHOUT_KEY = frozenset(
     {"health.healthz", "health.readyz", "health.metrics", "documents.openapi", "documents.docs", "static"}
 )

@@ -16,6 +16,7 @@ from jobs.errors import (
     InvalidRequest,
     JobCancelled,
     LLMError,
+    NotRetryable,
     PayloadTooLarge,
     PromptQError,
     WaitTimeout,
@@ -24,7 +25,7 @@ from jobs.errors import (
 _log = structlog.stdlib.get_logger("promptq.api")
 
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
-_NOT_TO_BE_RETRIED = (IdempotencyConflict, JobCancelled, WaitTimeout, LLMError)
+_NOT_TO_BE_RETRIED = (IdempotencyConflict, JobCancelled, NotRetryable, WaitTimeout, LLMError)
 _NAMES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 

@@ -35,6 +35,7 @@ class Submission:
     body: bytes
     queue: QueueName
     deadline_seconds: float | None = None
+    attempt_timeout: float | None = None
     metadata: Mapping[str, str] | None = None
     background: bool = False
 
@@ -54,7 +55,8 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
         request=submission.body,
         model=submission.model,
         metadata=submission.metadata or {},
-        deadline_seconds=submission.deadline_seconds,
+        deadline_seconds=submission.deadline_seconds or services().settings.default_deadline,
+        attempt_timeout=submission.attempt_timeout,
         idempotency_key=key,
         fingerprint=_fingerprint(sent) if key is not None else "",
         background=submission.background,
@@ -67,6 +69,17 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
     _log.info(
         "job.submitted", job_id=accepted.job_id, owner=new.owner, queue=new.queue, created=accepted.made is not None
     )
+    return accepted
+
+
+def resubmit(job_id: str) -> Accepted:
+    """Make a new job of one that failed or was cancelled, or find the one that was made. Raises what
+    ``JobStore.resubmit`` raises."""
+    accepted = services().store.resubmit(job_id, owner())
+    g.job_id = accepted.job_id
+    if accepted.made is not None:
+        services().metrics.submitted(accepted.made.endpoint, accepted.made.queue)
+    _log.info("job.resubmitted", job_id=accepted.job_id, retried_from=job_id, created=accepted.made is not None)
     return accepted
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from jobs.errors import LLMRateLimited
 from jobs.model import RESPONSES, Job, JobStatus
+from jobs.queue_control import QueueState
 
 #: What a Response repeats of the request until the LLM has answered, and what OpenAI says where it was not given.
 _ECHOED: Final[Mapping[str, Any]] = {
@@ -42,6 +43,9 @@ def job_summary(job: Job) -> dict[str, Any]:
         "finished_at": job.finished_at,
         "deadline_at": job.deadline_at,
         "retry_at": job.retry_at,
+        "attempt_timeout_seconds": job.attempt_timeout,
+        "retried_from": job.retried_from,
+        "retried_as": job.retried_as,
         "metadata": job.metadata,
         "error": job.error,
         "usage": job.usage,
@@ -53,6 +57,18 @@ def job_answer(job: Job, position: int | None) -> dict[str, Any]:
     """A job with its result and its place in the queue."""
     result = None if job.result is None else json.loads(job.result)
     return {**job_summary(job), "queue_position": position, "result": result}
+
+
+def queue_answer(state: QueueState) -> dict[str, Any]:
+    """A queue."""
+    return {
+        "id": state.name,
+        "object": "queue",
+        "paused": state.paused,
+        "waiting": state.waiting,
+        "running": state.running,
+        "next_created_at": state.next_created_at,
+    }
 
 
 def response_answer(job: Job, position: int | None = None) -> dict[str, Any]:

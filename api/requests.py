@@ -9,9 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.queues import QueueName
-
-#: Longest deadline: beyond it a job would outlive what is kept of it.
-_MAX_DEADLINE = 30 * 24 * 3600
+from jobs.settings import MAX_DEADLINE
 
 
 def _no_stream(value: bool) -> bool:
@@ -35,7 +33,8 @@ Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16),
 ]
-Deadline = Annotated[float, Field(gt=0, le=_MAX_DEADLINE, allow_inf_nan=False)]
+Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE, allow_inf_nan=False)]
+AttemptTimeout = Annotated[float, Field(gt=0, le=MAX_DEADLINE, allow_inf_nan=False)]
 
 
 class _Ours(BaseModel):
@@ -51,6 +50,9 @@ class JobOptions(_Ours):
 
     queue: QueueName | None = None
     deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
+    attempt_timeout_seconds: AttemptTimeout | None = Field(
+        None, description="An attempt that takes longer is ended, and repeated as after any time-out of the LLM."
+    )
 
 
 class _Body(_OpenAIs):
@@ -123,6 +125,9 @@ class _JobFields(_Ours):
     queue: QueueName = Field("default", description="Free slots look at interactive first, then default, then bulk.")
     metadata: Metadata | None = None
     deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
+    attempt_timeout_seconds: AttemptTimeout | None = Field(
+        None, description="An attempt that takes longer is ended, and repeated as after any time-out of the LLM."
+    )
 
 
 def _no_options(body: _Body) -> _Body:
@@ -204,6 +209,12 @@ class JobsQuery(PageQuery):
     """Which jobs, and which page of them."""
 
     status: JobStatus | None = None
+    queue: QueueName | None = None
+
+
+class DeadLettersQuery(PageQuery):
+    """Which dead letters, and which page of them."""
+
     queue: QueueName | None = None
 
 

@@ -8,6 +8,7 @@ PromptQError
 │   ├── NotFound                        404
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
+│   ├── NotRetryable                    409
 │   └── PayloadTooLarge                 413
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
@@ -67,7 +68,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """Raised when an open server is reached in a way that only a foreign web page would use."""
+    """Raised when the caller may not do this, or an open server is reached as only a foreign web page would."""
 
     code = "forbidden"
     http_status = 403
@@ -92,6 +93,13 @@ class JobCancelled(RequestError):
     """Raised to a waiting caller whose job was cancelled or deleted by another request."""
 
     code = "job_cancelled"
+    http_status = 409
+
+
+class NotRetryable(RequestError):
+    """Raised when a job shall be retried that has neither failed nor been cancelled."""
+
+    code = "not_retryable"
     http_status = 409
 
 

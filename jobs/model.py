@@ -79,6 +79,8 @@ class NewJob:
     fingerprint: str = ""
     #: Whether the caller asked for ``background: true`` (responses only).
     background: bool = False
+    #: Seconds that one attempt may take; None: as long as any LLM call may.
+    attempt_timeout: float | None = None
 
     def as_job(self, created_at: float) -> Job:
         """The job that it became (Unix seconds)."""
@@ -94,6 +96,7 @@ class NewJob:
             deadline_at=None if self.deadline_seconds is None else round(created_at + self.deadline_seconds, 3),
             metadata=self.metadata,
             background=self.background,
+            attempt_timeout=self.attempt_timeout,
             request=self.request,
         )
 
@@ -120,6 +123,11 @@ class Job:
     retry_at: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     background: bool = False
+    #: Seconds that one attempt may take; None: as long as any LLM call may.
+    attempt_timeout: float | None = None
+    #: The failed or cancelled job that this one repeats, and the one that repeats this one; else None.
+    retried_from: str | None = None
+    retried_as: str | None = None
     #: How often the job's worker died under it.
     strikes: int = 0
     #: What earlier attempts ended with, oldest first.
@@ -155,6 +163,9 @@ class Job:
             retry_at=_seconds(record, b"retry_at"),
             metadata=_json(record, b"metadata") or {},
             background=record.get(b"background") == b"1",
+            attempt_timeout=_seconds(record, b"attempt_timeout"),
+            retried_from=_text(record, b"retried_from"),
+            retried_as=_text(record, b"retried_as"),
             attempts=tuple(_json(record, b"attempts") or ()),
             error=_json(record, b"error"),
             usage=_json(record, b"usage"),

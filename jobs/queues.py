@@ -27,6 +27,8 @@ LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"
 EXPIRING: Final = PREFIX + "expiring"
+#: The names of the queues that are paused.
+PAUSED: Final = PREFIX + "paused"
 TICK: Final = PREFIX + "tick"
 HOLD: Final = PREFIX + "hold"
 
@@ -47,6 +49,16 @@ def waiting_key(queue: str) -> str:
 def backlog_key(queue: str) -> str:
     """The sorted set of a queue's waiting and running jobs: its length is what KEDA scales on."""
     return f"{PREFIX}backlog:{queue}"
+
+
+def held_key(queue: str) -> str:
+    """The sorted set of a paused queue's waiting jobs, which stay out of its backlog."""
+    return f"{PREFIX}held:{queue}"
+
+
+def held_messages_key(queue: str) -> str:
+    """The list of a paused queue's messages, where no worker looks for them."""
+    return f"{PREFIX}held-messages:{queue}"
 
 
 def claimed_key(queue: str) -> str:

@@ -11,6 +11,7 @@ from redis.commands.core import Script
 
 from jobs import queues
 from jobs.errors import DeadlineExceeded
+from jobs.model import SCHEMA_VERSION
 
 #: What a job gets that outlived its deadline. Its code is part of the API.
 EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did not end before its deadline."}
@@ -21,8 +22,8 @@ MAX_STRIKES: Final = 3
 #: From then on it runs alone, so that the last strike is its own.
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
-#: All but this one may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create"})
+#: All but these may go on when Redis is full: they free memory, or keep what was accepted.
+_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit"})
 
 
 class Scripts:
@@ -30,6 +31,7 @@ class Scripts:
 
     def __init__(self, client: Redis) -> None:
         self.create = self._load(client, "create")
+        self.resubmit = self._load(client, "resubmit")
         self.claim = self._load(client, "claim")
         self.renew = self._load(client, "renew")
         self.complete = self._load(client, "complete")
@@ -40,6 +42,7 @@ class Scripts:
         self.expire = self._load(client, "expire")
         self.cancel = self._load(client, "cancel")
         self.delete = self._load(client, "delete")
+        self.pause = self._load(client, "pause")
         self.list = self._load(client, "list")
         self.compact = self._load(client, "compact")
         self.sweep = self._load(client, "sweep")
@@ -64,6 +67,7 @@ def _constants() -> str:
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
         "UNACKED": queues.UNACKED,
         "UNACKED_INDEX": queues.UNACKED_INDEX,
+        "SCHEMA_VERSION": SCHEMA_VERSION,
         "MAX_STRIKES": MAX_STRIKES,
         "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,
     }

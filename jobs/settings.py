@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from jobs.queues import OWNER_PATTERN, QUEUES
 
 LOCAL_OWNER = "local"
+#: Longest deadline, in seconds: beyond it a job would outlive what is kept of it.
+MAX_DEADLINE = 30 * 24 * 3600
 
 
 class Settings(BaseSettings):
@@ -47,6 +49,10 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="File with a line 'owner:key' or 'owner:sha256:HEX' per key; re-read when it changes."
     )
+    operators: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset({LOCAL_OWNER}),
+        description="Owners who may pause and resume queues, separated by commas; local is who calls without keys.",
+    )
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body; a larger one gets a 413.")
     max_prompt_bytes: int = Field(
         4 * 1024 * 1024, ge=1, description="Largest prompt (input, messages or prompt, as JSON); larger gets a 413."
@@ -79,7 +85,15 @@ class Settings(BaseSettings):
     retry_in_slot: float = Field(
         2.0, ge=0, description="A retry that is due sooner than this waits in its slot; a later one frees the slot."
     )
-    call_timeout: float = Field(600, gt=0, description="Longest LLM call, from its first byte to its last.")
+    call_timeout: float = Field(
+        600, gt=0, description="Longest LLM call; a job's own attempt_timeout_seconds may be shorter."
+    )
+    default_deadline: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE,
+        description="Deadline of a job that names none, in seconds from its submission; none by default.",
+    )
     connect_timeout: float = Field(5, gt=0, description="Longest wait for a connection to the LLM.")
 
     concurrency: int = Field(100, ge=1, le=5000, description="LLM calls that one worker process has in flight.")
@@ -95,7 +109,7 @@ class Settings(BaseSettings):
         30, ge=0, description="How long running calls may finish after SIGTERM before they are handed back."
     )
     visibility_timeout: int = Field(
-        24 * 3600, ge=60, description="When the broker redelivers an unacknowledged message. A second net only."
+        24 * 3600, ge=1, description="When the broker redelivers an unacknowledged message. A second net only."
     )
     scheduler_interval: float = Field(1.0, gt=0, le=60, description="Time between two ticks of the scheduler.")
     scheduler_ready_file: Path | None = Field(
@@ -119,9 +133,9 @@ class Settings(BaseSettings):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
 
-    @field_validator("worker_queues", mode="before")
+    @field_validator("worker_queues", "operators", mode="before")
     @classmethod
-    def _split_queues(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("worker_queues")
@@ -129,6 +143,13 @@ class Settings(BaseSettings):
     def _known_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or set(value) - set(QUEUES):
             raise ValueError(f"must name some of {', '.join(QUEUES)}")
+        return value
+
+    @field_validator("operators")
+    @classmethod
+    def _possible_owners(cls, value: frozenset[str]) -> frozenset[str]:
+        if not all(OWNER_PATTERN.fullmatch(owner) for owner in value):
+            raise ValueError("must be owners (letters, digits, '_', '-', '.'), separated by commas")
         return value
 
     @property

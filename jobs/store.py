@@ -12,8 +12,9 @@ from redis import Redis
 
 from jobs import queues
 from jobs.broker import MessageMaker
-from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound
-from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of
+from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable
+from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
+from jobs.queue_control import QueueControl
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.upkeep import Upkeep
@@ -21,7 +22,8 @@ from jobs.upkeep import Upkeep
 #: What a job's record holds besides the two large texts, ``request`` and ``result``.
 SUMMARY_FIELDS: Final = (
     *("v", "owner", "endpoint", "queue", "status", "model", "attempt", "strikes", "created", "started", "finished"),
-    *("deadline", "retry_at", "metadata", "background", "attempts", "error", "usage"),
+    *("deadline", "retry_at", "metadata", "background", "attempt_timeout", "retried_from", "retried_as"),
+    *("attempts", "error", "usage"),
 )
 
 Arguments = list[bytes | str | int | float]
@@ -55,6 +57,8 @@ class JobStore:
         self._scripts = Scripts(client)
         self._messages = messages
         self._ttl_ms = result_ttl * 1000
+        #: What an operator does.
+        self.queues = QueueControl(client, self._scripts)
         #: What the scheduler does.
         self.upkeep = Upkeep(client, self._scripts, messages, ttl_ms=self._ttl_ms)
 
@@ -83,6 +87,8 @@ class JobStore:
             fields["metadata"] = json.dumps(dict(new.metadata))
         if new.background:
             fields["background"] = 1
+        if new.attempt_timeout is not None:
+            fields["attempt_timeout"] = max(1, round(new.attempt_timeout * 1000))
         deadline = "" if new.deadline_seconds is None else max(1, round(new.deadline_seconds * 1000))
         message = self._messages.message(new.id, new.queue)
         known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
@@ -97,6 +103,32 @@ class JobStore:
             return Accepted(job_id.decode(), None, None)
         created_ms, rank = made
         return Accepted(new.id, new.as_job(created_ms / 1000), None if rank < 0 else rank + 1)
+
+    def resubmit(self, job_id: str, owner: str) -> Accepted:
+        """Make a new job of one that failed or was cancelled; the same again gives the same new job.
+
+        Raises ``NotFound``, ``NotRetryable``, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
+        """
+        before = self.get(job_id, owner, fields=())
+        new_id = new_job_id(before.endpoint)
+        message = self._messages.message(new_id, before.queue)
+        with redis_errors(lost_reply=AcceptanceUnknown):
+            verdict, *about = self._scripts.resubmit(args=[job_id, owner, new_id, message])
+        if verdict == b"gone":
+            raise NotFound(f"No job with id '{job_id}' found.", param="id")
+        if verdict == b"otherwise":
+            status = about[0].decode()
+            raise NotRetryable(f"Only a job that failed or was cancelled can be retried; this one is {status}.")
+        if verdict == b"known":
+            return Accepted(about[0].decode(), None, None)
+        created_ms, rank = about
+        return Accepted(new_id, _repeated(before, new_id, created_ms / 1000), rank + 1)
+
+    def dead_letters(
+        self, owner: str, *, queue_names: Sequence[str] = queues.QUEUES, limit: int = 20, after: str | None = None
+    ) -> Page:
+        """The owner's jobs that failed and were not retried, newest first. Raises ``NotFound`` as ``list`` does."""
+        return self.list(owner, statuses=("dead",), queue_names=queue_names, limit=limit, after=after)
 
     def get(self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result")) -> Job:
         """The owner's job, with the large fields that are named. Raises ``NotFound``."""
@@ -156,15 +188,20 @@ class JobStore:
     def claim(
         self, job_id: str, claim_id: str, *, lease_seconds: float, worker: str, alone: bool = True
     ) -> Claim | str:
-        """Take a waiting job; or say why not: ``gone``, ``held``, ``ended``, ``expired``, ``later`` or ``alone``.
+        """Take a waiting job; or say why not.
 
-        ``alone``: whether the claimant runs nothing else. Only such a one gets a job that its worker has died under
-        twice.
+        That is ``gone``, ``held``, ``ended``, ``expired``, ``later``, ``alone``, ``newer`` (it is for a worker of a
+        later release) or ``paused`` (its queue is, and will tell of it again). ``alone``: whether the claimant runs
+        nothing else. Only such a one gets a job that its worker has died under twice.
         """
         with redis_errors():
             verdict, *record = self._scripts.claim(
                 args=[job_id, claim_id, round(lease_seconds * 1000), worker, self._ttl_ms, int(alone)]
             )
+        if verdict == b"paused":
+            # The message was taken before the queue was paused; another goes where the queue's others are kept.
+            queue, seen = (part.decode() for part in record)
+            self.upkeep.repair(job_id, queue, int(seen))
         if verdict != b"claimed":
             return str(verdict.decode())
         fields = dict(zip(record[::2], record[1::2], strict=True))
@@ -203,6 +240,25 @@ class JobStore:
         args: Arguments = ["handback", claim.job.id, claim.claim_id, message, self._ttl_ms]
         with redis_errors():
             return self._scripts.release(args=args).decode()  # type: ignore[no-any-return]
+
+
+def _repeated(job: Job, new_id: str, created_at: float) -> Job:
+    """The job that repeats this one, as it was made."""
+    return Job(
+        id=new_id,
+        owner=job.owner,
+        endpoint=job.endpoint,
+        queue=job.queue,
+        status=JobStatus.QUEUED,
+        model=job.model,
+        attempt=0,
+        created_at=created_at,
+        deadline_at=None if job.deadline_at is None else round(created_at + job.deadline_at - job.created_at, 3),
+        metadata=job.metadata,
+        background=job.background,
+        attempt_timeout=job.attempt_timeout,
+        retried_from=job.id,
+    )
 
 
 def _flat(fields: Mapping[str, bytes | str | int]) -> list[bytes | str | int]:

@@ -112,13 +112,14 @@ class Upkeep:
         return [(job_id, number) for job_id, number in numbered if number and (behind is None or number < behind)]
 
     def queue_state(self, queue: str) -> tuple[int, int, int]:
-        """Of a queue: how many jobs wait, how many messages its list holds, the highest number claimed."""
+        """Of a queue: how many jobs wait, how many messages tell of them, the highest number claimed."""
         with redis_errors(), self._client.pipeline(transaction=True) as pipe:
             pipe.zcard(queues.waiting_key(queue))
             pipe.llen(queues.celery_queue(queue))
+            pipe.llen(queues.held_messages_key(queue))
             pipe.get(queues.claimed_key(queue))
-            waiting, messages, claimed = pipe.execute()
-        return int(waiting), int(messages), int(claimed or 0)
+            waiting, messages, held, claimed = pipe.execute()
+        return int(waiting), int(messages) + int(held), int(claimed or 0)
 
     def repair(self, job_id: str, queue: str, seen: int) -> bool:
         """Send a waiting job's message again, unless it was enqueued or claimed since its number was seen."""

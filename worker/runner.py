@@ -95,6 +95,7 @@ class Runner:
     def _run(self, claim: Claim) -> Ran:
         attempts = [dict(earlier) for earlier in claim.job.attempts]
         attempt = claim.job.attempt
+        own_limit = math.inf if claim.job.attempt_timeout is None else claim.job.attempt_timeout
         # Counted down by our own clock: no two machines have to agree on the time.
         ends = math.inf if claim.time_left is None else self.monotonic() + claim.time_left
         while True:
@@ -104,7 +105,7 @@ class Runner:
                 answer = self.calls.run(
                     claim,
                     lambda: self.llm.call(claim.job.endpoint, claim.job.request),
-                    timeout=max(0.001, min(self.call_timeout, ends - self.monotonic())),
+                    timeout=max(0.001, min(self.call_timeout, own_limit, ends - self.monotonic())),
                 )
             except Aborted as aborted:
                 return self._give_up(claim, aborted.reason, attempt)

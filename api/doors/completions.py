@@ -60,6 +60,7 @@ def _ask(endpoint: Endpoint) -> Response:
             body=body_for_llm(sent, raw),
             queue=ours.queue or ("default" if asynchronous else "interactive"),
             deadline_seconds=ours.deadline_seconds,
+            attempt_timeout=ours.attempt_timeout_seconds,
             metadata=metadata,
         ),
         sent,

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify, url_for
 from api.answers import Deleted, JobAnswer, JobList
 from api.bodies import dump, query, read_object, validate
 from api.doors.ids import known_id
-from api.intake import Submission, body_for_llm, check_prompt, job_of, submit
+from api.intake import Submission, body_for_llm, check_prompt, job_of, resubmit, submit
 from api.openapi import operation
 from api.rendering import job_answer, job_summary, page
 from api.requests import JOBS, EndpointJob, JobHead, JobsQuery, PromptJob, WaitQuery
@@ -56,6 +56,7 @@ def _from_prompt(sent: dict[str, Any], size: int) -> Submission:
         body=dump({"model": model, "messages": [{"role": "user", "content": job.prompt}]}),
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
+        attempt_timeout=job.attempt_timeout_seconds,
         metadata=job.metadata,
     )
 
@@ -69,6 +70,7 @@ def _from_endpoint(sent: dict[str, Any], size: int) -> Submission:
         body=body_for_llm(sent["body"]),
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
+        attempt_timeout=job.attempt_timeout_seconds,
         metadata=job.metadata,
     )
 
@@ -108,6 +110,13 @@ def cancel(job_id: str) -> Response:
     """End a job; a running LLM call is aborted. A job that has ended stays as it is."""
     services().store.cancel(known_id(job_id), owner())
     return _answer(services().store.get(job_id, owner()))
+
+
+@blueprint.post("/v1/jobs/<job_id>/retry")
+@operation("Retry a failed job", answers={202: JobAnswer}, errors=(404, 409))
+def retry(job_id: str) -> Response:
+    """Make a new job of one that failed or was cancelled, with `retried_from`. A second time gives the same new job."""
+    return answer_accepted(resubmit(known_id(job_id)))
 
 
 @blueprint.delete("/v1/jobs/<job_id>")

@@ -52,6 +52,7 @@ def create() -> Response:
             body=body_for_llm(sent, raw),
             queue=ours.queue or _queue(body),
             deadline_seconds=ours.deadline_seconds,
+            attempt_timeout=ours.attempt_timeout_seconds,
             metadata=body.metadata,
             background=bool(body.background),
         ),

@@ -2,12 +2,14 @@
 -- ARGV: id, claim id, lease in ms, worker, ttl in ms, '1' if the claimant runs nothing else.
 -- Answers {verdict, the record's fields…}; verdicts: claimed, gone,
 -- held (another claim runs it), ended, expired (its deadline had passed: it was ended here), later (it waits for a retry),
--- alone (its worker died under it before: it is for a claimant that runs nothing else, so that no neighbour pays for it).
+-- alone (its worker died under it before: it is for a claimant that runs nothing else, so that no neighbour pays for it),
+-- newer (a later release wrote it, and one of its workers shall run it), paused (its queue is; with its enqueueing number).
 local id, claim, lease, worker, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local alone = ARGV[6] == '1'
 local job = load(id)
 if not job then return {'gone'} end
 if TERMINAL[job.status] then return {'ended'} end
+if tonumber(job.v or SCHEMA_VERSION) > SCHEMA_VERSION then return {'newer'} end
 local at = now()
 if job.status == 'queued' then
   if not redis.call('ZSCORE', key('waiting:' .. job.queue), id) then return {'later'} end
@@ -15,6 +17,7 @@ if job.status == 'queued' then
     finish(job, 'failed', {'error', EXPIRED_ERROR}, at, ttl)
     return {'expired'}
   end
+  if paused(job.queue) then return {'paused', job.queue, job.eseq} end
   if not alone and tonumber(job.strikes or 0) >= STRIKES_BEFORE_ALONE then return {'alone'} end
   if not job.head then
     local claimed = tonumber(redis.call('GET', key('claimed:' .. job.queue)) or 0)

@@ -1,6 +1,6 @@
 -- Make a job and its Celery message in one step; or answer with the job that the Idempotency-Key names already.
 -- ARGV: id, owner, kind, queue, idempotency key or '', fingerprint, message, deadline in ms from now or '', then the
--- record's other fields. Refused by a full Redis (no allow-oom): the only step that takes more memory for good.
+-- record's other fields. Refused by a full Redis (no allow-oom), as all that takes more memory for good.
 -- Answers {verdict, id}, and for a job that was made its creation (ms) and its rank in the queue.
 local id, owner, kind, queue, idem, fingerprint, message, deadline =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -15,23 +15,15 @@ if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
   if known[1] and redis.call('EXISTS', job_key(known[1])) == 1 then
     if known[2] ~= fingerprint then return {'conflict', known[1]} end
+    -- A write, though it changes nothing: who waits for the disk (WAITAOF) waits for what this connection wrote.
+    redis.call('HSET', idem, 'id', known[1])
     return {'known', known[1]}
   end
   redis.call('DEL', idem)
   redis.call('HSET', idem, 'id', id, 'fingerprint', fingerprint)
 end
 
-local at = now()
-local job = {id = id, owner = owner, kind = kind, queue = queue, status = 'queued'}
-redis.call('HSET', job_key(id), 'owner', owner, 'kind', kind, 'queue', queue, 'status', 'queued', 'created', at,
-  'attempt', 0, 'strikes', 0, unpack(ARGV, 9))
+local at = insert({id = id, owner = owner, kind = kind, queue = queue}, message, deadline, {unpack(ARGV, 9)})
 if idem ~= '' then redis.call('HSET', job_key(id), 'idem', idem) end
-if deadline ~= '' then
-  redis.call('HSET', job_key(id), 'deadline', at + deadline)
-  redis.call('ZADD', key('deadlines'), at + deadline, id)
-end
-job.seq = enqueue(job, message, at, false)
-redis.call('HSET', job_key(id), 'seq', job.seq)
-redis.call('ZADD', leaf(job, 'queued'), job.seq, id)
 purge(at, 4)
 return made()

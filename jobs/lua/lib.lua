@@ -15,12 +15,13 @@ local function leaf(job, status)
 end
 
 local FIELDS = {
-  'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'deadline', 'head', 'strikes',
+  'v', 'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'created', 'deadline', 'head',
+  'strikes', 'retried_as',
 }
 
 local function load(id)
   local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
-  if not values[1] then return nil end
+  if not values[2] then return nil end
   local job = {id = id}
   for i, name in ipairs(FIELDS) do job[name] = values[i] or nil end
   return job
@@ -35,12 +36,24 @@ local function set_status(job, status)
   job.status = status
 end
 
+-- A paused queue keeps its messages where no worker looks, and its waiting jobs out of the backlog, so that no worker is
+-- kept for them.
+local function paused(queue) return redis.call('SISMEMBER', key('paused'), queue) == 1 end
+local function message_list(queue) return paused(queue) and key('held-messages:' .. queue) or LIST_PREFIX .. queue end
+
+-- Count a job in the one of the two sets and no longer in the other, as of when it was counted first.
+local function count(job, from, to, at)
+  local since = redis.call('ZSCORE', key(from .. ':' .. job.queue), job.id)
+  if since then redis.call('ZREM', key(from .. ':' .. job.queue), job.id) end
+  redis.call('ZADD', key(to .. ':' .. job.queue), 'NX', since or at, job.id)
+end
+
 -- When nobody waits, each message that is left in the list is stale (its job was cancelled, or is a duplicate). Dropping
 -- them here keeps the list from growing while no worker runs.
 local function leave_waiting(job)
   redis.call('ZREM', key('waiting:' .. job.queue), job.id)
   if redis.call('EXISTS', key('waiting:' .. job.queue)) == 0 then
-    redis.call('DEL', LIST_PREFIX .. job.queue)
+    redis.call('DEL', message_list(job.queue))
   end
 end
 
@@ -59,15 +72,37 @@ local function enqueue(job, message, at, head)
     redis.call('HDEL', job_key(job.id), 'head')
   end
   redis.call('ZADD', key('waiting:' .. job.queue), place, job.id)
-  redis.call('ZADD', key('backlog:' .. job.queue), 'NX', at, job.id)
-  redis.call(head and 'RPUSH' or 'LPUSH', LIST_PREFIX .. job.queue, message)
+  if paused(job.queue) then
+    count(job, 'backlog', 'held', at)
+  else
+    redis.call('ZADD', key('backlog:' .. job.queue), 'NX', at, job.id)
+  end
+  redis.call(head and 'RPUSH' or 'LPUSH', message_list(job.queue), message)
   return seq
+end
+
+-- Write the record of a new job and make it runnable. `deadline` is in ms from now, or ''; `fields` is a flat list of the
+-- record's other fields.
+local function insert(job, message, deadline, fields)
+  local at = now()
+  job.status = 'queued'
+  redis.call('HSET', job_key(job.id), 'owner', job.owner, 'kind', job.kind, 'queue', job.queue, 'status', job.status,
+    'created', at, 'attempt', 0, 'strikes', 0, unpack(fields))
+  if deadline ~= '' then
+    redis.call('HSET', job_key(job.id), 'deadline', at + deadline)
+    redis.call('ZADD', key('deadlines'), at + deadline, job.id)
+  end
+  job.seq = enqueue(job, message, at, false)
+  redis.call('HSET', job_key(job.id), 'seq', job.seq)
+  redis.call('ZADD', leaf(job, job.status), job.seq, job.id)
+  return at
 end
 
 -- Take a job out of everything that makes it run again.
 local function leave_all(job)
   leave_waiting(job)
   redis.call('ZREM', key('backlog:' .. job.queue), job.id)
+  redis.call('ZREM', key('held:' .. job.queue), job.id)
   redis.call('ZREM', key('leases'), job.id)
   redis.call('ZREM', key('scheduled'), job.id)
   redis.call('ZREM', key('deadlines'), job.id)
@@ -83,6 +118,8 @@ local function purge(at, limit)
   for _, member in ipairs(due) do
     local index, id = member:match('^(%S+) (%S+)$')
     redis.call('ZREM', index, id)
+    local before, queue = index:match('^(.*):failed:([^:]+)$')
+    if before then redis.call('ZREM', before .. ':dead:' .. queue, id) end
     redis.call('ZREM', key('expiring'), member)
   end
   return #due
@@ -93,6 +130,8 @@ local function finish(job, status, fields, at, ttl)
   local was_running = job.status == 'in_progress'
   leave_all(job)
   set_status(job, status)
+  -- A dead letter, until it is retried: a leaf beside the statuses' own.
+  if status == 'failed' then redis.call('ZADD', leaf(job, 'dead'), job.seq, job.id) end
   redis.call('HSET', job_key(job.id), 'finished', at, unpack(fields))
   redis.call('HDEL', job_key(job.id), 'retry_at')
   redis.call('PEXPIRE', job_key(job.id), ttl)

@@ -15,6 +15,7 @@ if mode == 'handback' then
   if job.claim ~= claim then return 'fenced' end
   -- Its worker has let go: no late result, and no renewal that was on its way, counts any more.
   redis.call('HDEL', job_key(id), 'claim')
+  redis.call('HINCRBY', job_key(id), 'hand_backs', 1)
 else
   local expires = redis.call('ZSCORE', key('leases'), id)
   if expires and tonumber(expires) > at then return 'alive' end

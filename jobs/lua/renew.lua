@@ -12,6 +12,7 @@ for i = 2, #ARGV, 2 do
     redis.call('ZADD', key('leases'), expires, id)
   elseif redis.call('ZSCORE', key('waiting:' .. job.queue), id) then
     leave_waiting(job)
+    if paused(job.queue) then count(job, 'held', 'backlog') end
     set_status(job, 'in_progress')
     redis.call('HINCRBY', job_key(id), 'attempt', 1)
     redis.call('HINCRBY', job_key(id), 'strikes', -1)

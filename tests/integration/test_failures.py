@@ -71,3 +71,15 @@ def test_what_was_cut_by_its_length_is_incomplete_only_for_responses(client: htt
     assert (job["status"], job["result"]["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     job = ended(client, submit(client, prompt=unique(), model="sim-incomplete")["id"])
     assert (job["status"], job["result"]["choices"][0]["finish_reason"]) == ("completed", "length")
+
+
+def test_a_job_limits_its_own_attempts(client: httpx2.Client, stack: Stack) -> None:
+    """An LLM that hangs is given up after the job's own limit, on each attempt, and its slot is free."""
+    prompt = unique()
+    made = submit(client, prompt=prompt, model="sim-hang", attempt_timeout_seconds=0.2)
+    assert made["attempt_timeout_seconds"] == 0.2
+    job = ended(client, made["id"])
+    assert (job["status"], job["error"]["code"], calls_of(stack, messages(prompt))) == ("failed", "llm_timeout", 3)
+    body = {"model": "sim-hang", "input": unique(), "background": True, "promptq": {"attempt_timeout_seconds": 0.2}}
+    response = client.post("/v1/responses", json=body).json()
+    assert ended(client, response["id"])["attempts"][0]["error_code"] == "llm_timeout"

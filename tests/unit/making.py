@@ -12,6 +12,7 @@ from jobs.model import CHAT_COMPLETIONS, Claim, Job, JobStatus, NewJob, Outcome,
 from jobs.store import JobStore
 
 DONE = Outcome(JobStatus.COMPLETED, b'{"choices": []}', {"total_tokens": 3})
+FAILED = Outcome(JobStatus.FAILED, error={"code": "llm_unavailable", "message": "The LLM answered 500."})
 BODY = b'{"model":"sim","messages":[]}'
 
 
@@ -84,13 +85,15 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
     }
     scheduled, leases = members(client, queues.SCHEDULED), members(client, queues.LEASES)
     waiting: dict[str, set[str]] = defaultdict(set)
-    backlog: dict[str, set[str]] = defaultdict(set)
+    active: dict[str, set[str]] = defaultdict(set)
     leaves: dict[str, set[str]] = defaultdict(set)
     in_progress, later, deadlines = set(), set(), set()
     for job_id, record in records.items():
         fields = {name: record[name.encode()].decode() for name in ("owner", "kind", "status", "queue")}
         leaves["promptq:index:" + ":".join(fields.values())].add(job_id)
         status = JobStatus(fields["status"])
+        if status is JobStatus.FAILED and b"retried_as" not in record:
+            leaves["promptq:index:" + ":".join({**fields, "status": "dead"}.values())].add(job_id)
         assert (client.pttl(queues.job_key(job_id)) > 0) is status.terminal, "only what has ended may expire"
         if status.terminal:
             continue
@@ -98,20 +101,23 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
             deadlines.add(job_id)
         if status is JobStatus.IN_PROGRESS:
             in_progress.add(job_id)
+            active[fields["queue"]].add(job_id)
         elif b"retry_at" in record:
             later.add(job_id)
-            continue
         else:
             waiting[fields["queue"]].add(job_id)
-        backlog[fields["queue"]].add(job_id)
     assert leases == in_progress
     assert scheduled == later
     assert members(client, queues.DEADLINES) == deadlines
     for queue in queues.QUEUES:
+        paused = client.sismember(queues.PAUSED, queue)
+        messages, held = client.llen(queues.celery_queue(queue)), client.llen(queues.held_messages_key(queue))
         assert members(client, queues.waiting_key(queue)) == waiting[queue]
-        assert members(client, queues.backlog_key(queue)) == backlog[queue]
+        assert members(client, queues.held_key(queue)) == (waiting[queue] if paused else set())
+        assert members(client, queues.backlog_key(queue)) == active[queue] | (set() if paused else waiting[queue])
+        assert paused or held == 0, "what was held back goes on with its queue"
         if not waiting[queue]:
-            assert client.llen(queues.celery_queue(queue)) == 0, "nobody waits, so no message is of use"
+            assert (held if paused else messages) == 0, "nobody waits, so no message is of use"
     found = {key.decode(): members(client, key.decode()) for key in client.scan_iter("promptq:index:*", count=1000)}
     assert found == dict(leaves)
     return records

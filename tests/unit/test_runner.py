@@ -127,6 +127,13 @@ def test_a_call_that_takes_too_long_is_ended(store: JobStore) -> None:
     assert ended.attempts[0]["error_code"] == "llm_timeout"
 
 
+def test_a_job_may_limit_its_own_attempts(store: JobStore) -> None:
+    """An attempt beyond the job's own limit is ended and repeated, however long other calls may take."""
+    ended, llm = run(store, hang, GOOD, job_id=create(store, attempt_timeout=0.05))
+    assert (ended.status, llm.ended) == (JobStatus.COMPLETED, 2)
+    assert ended.attempts[0]["error_code"] == "llm_timeout"
+
+
 def test_the_deadline_ends_the_call(store: JobStore) -> None:
     """A call that reaches the job's deadline is ended, and the job fails as overdue without another try."""
     ended, llm = run(store, hang, hang, hang, job_id=create(store, deadline_seconds=0.15))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,9 +19,10 @@ from hypothesis.stateful import (
 )
 
 from jobs import queues
-from jobs.model import TRANSITIONS, Claim, JobStatus
+from jobs.errors import NotFound, NotRetryable
+from jobs.model import TRANSITIONS, Claim, JobStatus, Outcome
 from jobs.store import JobStore
-from tests.unit.making import DONE, check_invariants, new_job
+from tests.unit.making import DONE, FAILED, check_invariants, new_job
 
 
 def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]:
@@ -37,12 +39,44 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
             self.holder: dict[str, str] = {}
             self.deleted: set[str] = set()
             self.number = 0
+            self.paused: set[str] = set()
+            self.queue_of: dict[str, str] = {}
+            self.retried: dict[str, str] = {}
 
         @rule(target=jobs, queue=st.sampled_from(queues.QUEUES[:2]), deadline=st.sampled_from([None, 60.0]))
         def create(self, queue: Any, deadline: float | None) -> str:
             accepted = store.create(new_job(queue=queue, deadline_seconds=deadline))
             assert accepted.made is not None
+            self.queue_of[accepted.job_id] = queue
             return accepted.job_id
+
+        @rule(target=jobs, job_id=jobs)
+        def resubmit(self, job_id: str) -> Any:
+            status = self.seen.get(job_id)
+            if status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+                with pytest.raises(NotFound if status is None else NotRetryable):
+                    store.resubmit(job_id, "ann")
+                return multiple()
+            accepted = store.resubmit(job_id, "ann")
+            known = self.retried.get(job_id)
+            if known is not None and known not in self.deleted:
+                assert (accepted.job_id, accepted.made) == (known, None)
+                return multiple()
+            assert accepted.made is not None
+            assert accepted.made == store.get(accepted.job_id, "ann", fields=())
+            self.retried[job_id] = accepted.job_id
+            self.queue_of[accepted.job_id] = self.queue_of[job_id]
+            return accepted.job_id
+
+        @rule(queue=st.sampled_from(queues.QUEUES[:2]))
+        def pause(self, queue: Any) -> None:
+            store.queues.pause(queue)
+            self.paused.add(queue)
+
+        @rule(queue=st.sampled_from(queues.QUEUES[:2]))
+        def resume(self, queue: Any) -> None:
+            store.queues.resume(queue)
+            self.paused.discard(queue)
 
         @rule(target=claims, job_id=jobs)
         def claim(self, job_id: str) -> Any:
@@ -50,6 +84,7 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
             claimed = store.claim(job_id, f"c{self.number}", lease_seconds=30, worker="w")
             if not isinstance(claimed, Claim):
                 return multiple()
+            assert self.queue_of[job_id] not in self.paused
             assert self.seen[job_id] is JobStatus.QUEUED
             self.holder[job_id] = claimed.claim_id
             return claimed
@@ -61,10 +96,10 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
             ours = self.holder[claim.job.id] == claim.claim_id and status in (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
             assert lost == ([] if ours else [claim.job.id])
 
-        @rule(claim=claims)
-        def complete(self, claim: Claim) -> None:
+        @rule(claim=claims, outcome=st.sampled_from([DONE, FAILED]))
+        def complete(self, claim: Claim, outcome: Outcome) -> None:
             before = self.seen.get(claim.job.id)
-            verdict = store.complete(claim, DONE)
+            verdict = store.complete(claim, outcome)
             if before is None:
                 assert verdict == "gone"
             elif not before.terminal:
