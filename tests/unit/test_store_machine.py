@@ -93,7 +93,7 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
         def renew(self, claim: Claim) -> None:
             lost = store.renew({claim.job.id: claim.claim_id}, lease_seconds=30)
             status = self.seen.get(claim.job.id)
-            ours = self.holder[claim.job.id] == claim.claim_id and status in (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
+            ours = self.holder.get(claim.job.id) == claim.claim_id and status in (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
             assert lost == ([] if ours else [claim.job.id])
 
         @rule(claim=claims, outcome=st.sampled_from([DONE, FAILED]))
@@ -103,7 +103,7 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
             if before is None:
                 assert verdict == "gone"
             elif not before.terminal:
-                assert verdict == ("done" if self.holder[claim.job.id] == claim.claim_id else "fenced")
+                assert verdict == ("done" if self.holder.get(claim.job.id) == claim.claim_id else "fenced")
 
         @rule(claim=claims, keep=st.booleans())
         def retry(self, claim: Claim, keep: bool) -> None:
@@ -112,8 +112,11 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
         @rule(claim=claims)
         def hand_back(self, claim: Claim) -> None:
             before = self.seen.get(claim.job.id)
-            ours = before is JobStatus.IN_PROGRESS and self.holder[claim.job.id] == claim.claim_id
+            ours = before is JobStatus.IN_PROGRESS and self.holder.get(claim.job.id) == claim.claim_id
             assert (store.hand_back(claim) == "done") is ours
+            if ours:
+                # It has let go: neither a renewal nor a late result of it counts any more.
+                del self.holder[claim.job.id]
 
         @rule()
         def recover(self) -> None:
