@@ -16,7 +16,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from jobs import logs, open_files
 from jobs.queues import celery_queue
-from worker import shutdown
+from worker import deliveries, shutdown
 from worker.alone_runs import Alone
 from worker.calls import Calls
 from worker.celery_app import app, settings
@@ -29,6 +29,7 @@ def main() -> int:
     calls, alone = Calls(), Alone()
     logs.configure(settings.log_level, settings.log_format)
     open_files.raise_limit()
+    deliveries.install()
 
     @setup_logging.connect(weak=False)
     def keep_our_logging(**_: Any) -> None:

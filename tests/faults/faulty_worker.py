@@ -17,12 +17,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kombu.transport.redis import QoS
 
 from jobs.model import Claim
 from jobs.store import JobStore
 from tests.faults.poison import MARKER
 from worker import alone_runs
+from worker.deliveries import PatientQoS
 from worker.llm import LLMClient
 
 
@@ -72,7 +72,7 @@ def install(point: str) -> None:
     """Set the trap."""
     match point:
         case "taken":
-            QoS.append = die
+            PatientQoS.append = die  # type: ignore[method-assign]
         case "before_claim":
             JobStore.claim = die  # type: ignore[method-assign]
         case "after_claim":

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from jobs import queues
 from tests.faults.room import Room
 from tests.faults.submitting import Order, orders
@@ -64,11 +62,6 @@ def test_what_waits_in_a_full_redis_runs_at_the_latest_when_there_is_memory(room
     assert room.calls(wanted) == [1] * 15
 
 
-# PRODUCT BUG (found here): kombu writes each message that it takes into `unacked` (ZADD, HSET: refused by a full Redis)
-# before it hands it over. The write fails, the message is gone, the consumer starts anew and loses the next one: no
-# waiting job is claimed for as long as Redis is full, although claim.lua and complete.lua may run. What fills it are
-# results that stay for PROMPTQ_RESULT_TTL, so that it stands still until an operator comes.
-@pytest.mark.xfail(strict=True, reason="kombu cannot take a message while Redis is full; see the comment above")
 def test_what_waits_in_a_full_redis_still_runs(room: Room) -> None:
     """Jobs that wait when Redis is full are claimed, run and completed all the same."""
     wanted = orders(10, model="sim-slow-0.5")
