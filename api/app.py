@@ -34,7 +34,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # it is Flask's default provider, which has it
-    store = JobStore(api_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
+    store = JobStore(
+        api_client(settings),
+        MessageMaker(make_celery(settings)),
+        result_ttl=settings.result_ttl,
+        fsync=settings.durability == "fsync",
+    )
     services = Services(
         settings=settings,
         store=store,

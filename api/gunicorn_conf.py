@@ -8,7 +8,9 @@ import sys
 import tempfile
 from typing import Any
 
-from jobs import open_files
+from jobs import durability, open_files
+from jobs.errors import Unavailable
+from jobs.redis_clients import api_client
 from jobs.settings import load_or_exit, parse_keys
 
 _settings = load_or_exit("api")
@@ -21,6 +23,19 @@ if _settings.api_keys_file is not None:
         parse_keys(_settings.api_keys_file.read_text().splitlines())
     except (OSError, ValueError) as problem:
         sys.exit(f"promptq api: PROMPTQ_API_KEYS_FILE: {problem}")
+
+if _settings.durability == "fsync":
+    _client = api_client(_settings)
+    try:
+        _problem = durability.problem(_client)
+    except Unavailable as away:
+        # It may come later; no job is accepted that is not on its disk, whatever it turns out to be.
+        print(f"promptq api: PROMPTQ_DURABILITY=fsync could not be checked: {away}", file=sys.stderr)  # noqa: T201
+    else:
+        if _problem is not None:
+            sys.exit(f"promptq api: PROMPTQ_DURABILITY=fsync: {_problem}")
+    finally:
+        _client.close()
 
 open_files.raise_limit()
 _host = f"[{_settings.host}]" if ":" in _settings.host and not _settings.host.startswith("[") else _settings.host

@@ -6,11 +6,13 @@ import base64
 import json
 import uuid
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Connection, Queue
 
 from jobs import queues
+from jobs.redis_clients import sentinel_login
 from jobs.settings import Settings
 
 _PLACEHOLDER: Final = "00000000-0000-0000-0000-00000000f00d"
@@ -18,7 +20,7 @@ _PLACEHOLDER: Final = "00000000-0000-0000-0000-00000000f00d"
 
 def make_celery(settings: Settings) -> Celery:
     """The app that workers, Flower and the message maker share. Results are ours to keep, not Celery's."""
-    app = Celery("promptq", broker=settings.redis_url)
+    app = Celery("promptq", broker=_broker_url(settings))
     app.conf.update(
         task_queues=[Queue(queues.celery_queue(name), routing_key=queues.celery_queue(name)) for name in queues.QUEUES],
         task_default_queue=queues.celery_queue(queues.DEFAULT),
@@ -43,9 +45,29 @@ def make_celery(settings: Settings) -> Celery:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            **_sentinel_options(settings),
         },
     )
     return app
+
+
+def _broker_url(settings: Settings) -> str:
+    """kombu's way to name Sentinels: one URL each, with what the master wants of a client in all of them."""
+    if not settings.redis_sentinels:
+        return settings.redis_url
+    given = urlsplit(settings.redis_url)
+    login, at, _ = given.netloc.rpartition("@")
+    hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.redis_sentinels)
+    return ";".join(f"sentinel://{login}{at}{host}{given.path or '/0'}" for host in hosts)
+
+
+def _sentinel_options(settings: Settings) -> dict[str, Any]:
+    if not settings.redis_sentinels:
+        return {}
+    return {
+        "master_name": settings.redis_master,
+        "sentinel_kwargs": {**sentinel_login(settings), "socket_timeout": 2, "socket_connect_timeout": 2},
+    }
 
 
 class MessageMaker:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from jobs.settings import Settings
+
+#: How long an answer may wait for the disk besides.
+DISK_SECONDS: Final = 1.0
 
 
 class NotSent(RedisConnectionError):
@@ -27,12 +32,18 @@ class _Pool(BlockingConnectionPool):
             raise NotSent(str(error)) from error
 
 
+class _MasterPool(SentinelConnectionPool, _Pool):
+    """The same, of connections to whichever server the Sentinels call the master."""
+
+
 def api_client(settings: Settings) -> Redis:
     """A client that never tries twice and gives up within about two seconds, so that a 503 comes in time.
 
-    With one try only, an error tells for sure whether a command may have run (see ``JobStore.create``).
+    With one try only, an error tells for sure whether a command may have run (see ``JobStore.create``). Where an answer
+    waits for the disk, it may take a second more.
     """
-    return _client(settings, timeout=settings.redis_timeout, pool_wait=1.0, retry=Retry(NoBackoff(), 0))
+    timeout = settings.redis_timeout + (DISK_SECONDS if settings.durability == "fsync" else 0)
+    return _client(settings, timeout=timeout, pool_wait=1.0, retry=Retry(NoBackoff(), 0))
 
 
 def worker_client(settings: Settings) -> Redis:
@@ -47,14 +58,33 @@ def listener_client(settings: Settings) -> Redis:
 
 
 def _client(settings: Settings, *, timeout: float, pool_wait: float, retry: Retry) -> Redis:
-    pool = _Pool.from_url(
-        settings.redis_url,
-        max_connections=settings.redis_max_connections,
-        timeout=pool_wait,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 0.5) if timeout < 5 else 2.0,
-        socket_keepalive=True,
-        health_check_interval=30,
-        retry=retry,
+    connect_timeout = 0.5 if timeout < 5 else 2.0
+    options: dict[str, Any] = {
+        "max_connections": settings.redis_max_connections,
+        "timeout": pool_wait,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, connect_timeout),
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        "retry": retry,
+    }
+    if not settings.redis_sentinels:
+        return Redis.from_pool(_Pool.from_url(settings.redis_url, **options))
+    given = parse_url(settings.redis_url)
+    known = {name: given[name] for name in ("username", "password", "db") if name in given}
+    sentinel = Sentinel(
+        settings.redis_sentinels,
+        sentinel_kwargs={**sentinel_login(settings), "socket_timeout": connect_timeout, "retry": Retry(NoBackoff(), 0)},
     )
-    return Redis(connection_pool=pool)
+    pool = _MasterPool(settings.redis_master, sentinel, **known, **options)  # type: ignore[no-untyped-call]
+    return Redis.from_pool(pool)
+
+
+def sentinel_login(settings: Settings) -> dict[str, str]:
+    """What the Sentinels want of a client, for redis-py and for kombu."""
+    login = {}
+    if settings.redis_sentinel_username is not None:
+        login["username"] = settings.redis_sentinel_username
+    if settings.redis_sentinel_password is not None:
+        login["password"] = settings.redis_sentinel_password.get_secret_value()
+    return login

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.queues import OWNER_PATTERN, QUEUES
@@ -30,6 +30,18 @@ class Settings(BaseSettings):
     )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey (7.0 or newer).")
+    redis_sentinels: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
+        (),
+        description="Redis Sentinels, 'host:port,host:port': they name the master, and PROMPTQ_REDIS_URL gives only "
+        "user, password and database.",
+    )
+    redis_master: str = Field("mymaster", min_length=1, description="Name of the master that the Sentinels watch.")
+    redis_sentinel_username: str | None = Field(None, description="User at the Sentinels, where they want one.")
+    redis_sentinel_password: SecretStr | None = Field(None, description="Password of the Sentinels, if they have one.")
+    durability: Literal["server", "fsync"] = Field(
+        "server",
+        description="What a 202 promises: server, what Redis is set to; fsync, that the job is on disk (WAITAOF).",
+    )
     redis_max_connections: int = Field(
         100, ge=4, description="Connections that one process may hold; callers beyond it wait for a free one."
     )
@@ -133,6 +145,21 @@ class Settings(BaseSettings):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
 
+    @field_validator("redis_sentinels", mode="before")
+    @classmethod
+    def _split_sentinels(cls, value: object) -> object:
+        return (
+            tuple(_host_and_port(part) for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _plain_redis_behind_sentinels(self) -> Settings:
+        if self.redis_sentinels and not self.redis_url.startswith("redis://"):
+            raise ValueError("with PROMPTQ_REDIS_SENTINELS, PROMPTQ_REDIS_URL must begin with redis://")
+        return self
+
     @field_validator("worker_queues", "operators", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -179,6 +206,13 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.strip().rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("must be host:port, or several separated by commas")
+    return host.strip("[]"), int(port)
 
 
 def environment_name(field: str) -> str:

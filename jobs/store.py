@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from redis import Redis
+from redis.commands.core import Script
 
 from jobs import queues
 from jobs.broker import MessageMaker
+from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable
 from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
 from jobs.queue_control import QueueControl
@@ -52,8 +54,10 @@ class Page:
 class JobStore:
     """Jobs in Redis. Every method raises ``StoreUnavailable`` when Redis does not answer, unless it says otherwise."""
 
-    def __init__(self, client: Redis, messages: MessageMaker, *, result_ttl: int) -> None:
+    def __init__(self, client: Redis, messages: MessageMaker, *, result_ttl: int, fsync: bool = False) -> None:
+        """``fsync``: whether a job counts as made only once it is on Redis's disk."""
         self._client = client
+        self._fsync = fsync
         self._scripts = Scripts(client)
         self._messages = messages
         self._ttl_ms = result_ttl * 1000
@@ -94,7 +98,7 @@ class JobStore:
         known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
         args: Arguments = [*known, *_flat(fields)]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, job_id, *made = self._scripts.create(args=args)
+            verdict, job_id, *made = self._make(self._scripts.create, args)
         if verdict == b"conflict":
             raise IdempotencyConflict(
                 f"This Idempotency-Key was used for another request, which made the job {job_id.decode()}."
@@ -103,6 +107,10 @@ class JobStore:
             return Accepted(job_id.decode(), None, None)
         created_ms, rank = made
         return Accepted(new.id, new.as_job(created_ms / 1000), None if rank < 0 else rank + 1)
+
+    def _make(self, step: Script, args: Arguments) -> Any:
+        """Run a step that makes a job; with ``fsync`` raise ``AcceptanceUnknown`` unless it is on disk in time."""
+        return run_to_disk(self._client, step, args) if self._fsync else step(args=args)
 
     def resubmit(self, job_id: str, owner: str) -> Accepted:
         """Make a new job of one that failed or was cancelled; the same again gives the same new job.
@@ -113,7 +121,7 @@ class JobStore:
         new_id = new_job_id(before.endpoint)
         message = self._messages.message(new_id, before.queue)
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, *about = self._scripts.resubmit(args=[job_id, owner, new_id, message])
+            verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message])
         if verdict == b"gone":
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         if verdict == b"otherwise":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 import redis
 
-from cli.stack import plan, ready, surroundings
+from cli.stack import plan, surroundings
 from cli.stack.datadir import DataDir
 from cli.stack.errors import Interrupted, StackError
 from cli.stack.guard import Guard
@@ -21,10 +22,10 @@ from cli.stack.readyfile import ReadyFile
 from cli.stack.screen import Screen
 from cli.stack.signals import StopRequests
 from cli.stack.supervisor import Supervisor
+from jobs.redis_clients import api_client
 from jobs.settings import Settings
 
 START_TIMEOUT = 60.0
-PING_TIMEOUT = 5.0
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 _PORT = click.IntRange(0, 65535)
 
@@ -100,7 +101,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
     settings = surroundings.load_settings()
     outside = surroundings.read(environ, settings)
     if outside.redis_url:
-        _check_redis(outside.redis_url)
+        _check_redis(settings)
     screen = Screen()
     with (
         StopRequests() as requests,
@@ -130,7 +131,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
             except Interrupted:
                 screen.say("interrupted while starting: stopping")
                 return INTERRUPTED
-            elsewhere = {} if outside.redis_url is None else {"redis": _masked(outside.redis_url)}
+            elsewhere = {} if outside.redis_url is None else {"redis": _redis_name(settings)}
             elsewhere |= {} if simulated else {"llm": choices.llm_url}
             children = list(supervisor.children.values())
             if simulated:
@@ -186,16 +187,23 @@ def _settle(options: Options, outside: surroundings.Surroundings, settings: Sett
         concurrency=options.concurrency,
         api_workers=options.api_workers or settings.api_workers,
         grace=options.grace,
+        fsync=settings.durability == "fsync",
     )
 
 
-def _check_redis(url: str) -> None:
+def _check_redis(settings: Settings) -> None:
+    named = f"PROMPTQ_REDIS_URL ({_masked(settings.redis_url)})"
+    if settings.redis_sentinels:
+        named = f"PROMPTQ_REDIS_SENTINELS ({settings.redis_master})"
     try:
-        ready.ping(url, timeout=PING_TIMEOUT)
+        with contextlib.closing(api_client(settings)) as client:
+            client.ping()
     except (redis.RedisError, ValueError) as error:
-        raise StackError(
-            f"the Redis at PROMPTQ_REDIS_URL ({_masked(url)}) does not answer: {error}; unset it for the embedded one"
-        ) from error
+        raise StackError(f"the Redis at {named} does not answer: {error}; unset it for the embedded one") from error
+
+
+def _redis_name(settings: Settings) -> str:
+    return f"{settings.redis_master}, by Sentinel" if settings.redis_sentinels else _masked(settings.redis_url)
 
 
 def _masked(url: str) -> str:

@@ -31,6 +31,8 @@ class Choices:
     concurrency: int
     api_workers: int
     grace: float
+    #: Whether the embedded Redis writes to disk before each answer, rather than every second.
+    fsync: bool = False
 
     @property
     def api_url(self) -> str:
@@ -81,7 +83,7 @@ def _redis(choices: Choices, env: Mapping[str, str], directory: Path) -> list[Pa
     port = choices.redis_port
     if port is None:
         return []
-    command = valkey.command(valkey.find_server(), port)
+    command = valkey.command(valkey.find_server(), port, fsync=choices.fsync)
     return [Part("redis", command, env, redis_answers(choices.redis_url), f"127.0.0.1:{port}", cwd=directory)]
 
 

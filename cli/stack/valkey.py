@@ -42,10 +42,11 @@ def _bundled() -> Path | None:
         return None
 
 
-def command(server: Path, port: int) -> tuple[str, ...]:
-    """Return the server's command line; it keeps its data in its working directory, every write within a second.
+def command(server: Path, port: int, *, fsync: bool = False) -> tuple[str, ...]:
+    """Return the server's command line; it keeps its data in its working directory.
 
-    Only loopback is bound, so no password is set. ``noeviction``: a queue must refuse work, not forget it.
+    Every write is on disk within a second, or with ``fsync`` before it is answered. Only loopback is bound, so no
+    password is set. ``noeviction``: a queue must refuse work, not forget it.
     """
     options = {
         "--bind": "127.0.0.1",
@@ -54,7 +55,7 @@ def command(server: Path, port: int) -> tuple[str, ...]:
         "--dir": ".",
         "--save": "",
         "--appendonly": "yes",
-        "--appendfsync": "everysec",
+        "--appendfsync": "always" if fsync else "everysec",
         "--maxmemory-policy": "noeviction",
         "--loglevel": "notice",
         "--always-show-logo": "no",

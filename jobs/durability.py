@@ -1,0 +1,64 @@
+"""Jobs that count as made only once they are on Redis's disk (``PROMPTQ_DURABILITY=fsync``)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from redis import Redis
+from redis.commands.core import Script
+from redis.exceptions import RedisError, ResponseError
+
+from jobs.errors import AcceptanceUnknown
+from jobs.redis_clients import DISK_SECONDS
+from jobs.redis_errors import redis_errors
+
+_DISK_MS: Final = round(1000 * DISK_SECONDS)
+
+
+def run_to_disk(client: Redis, step: Script, args: list[bytes | str | int | float]) -> Any:
+    """Run the step and wait until all that its connection has written is fsynced (WAITAOF), in one round trip.
+
+    Raises redis-py's errors for the step, as if it ran by itself, and ``AcceptanceUnknown`` if it ran and the disk took
+    too long or is not written at all.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        step(args=args, client=pipe)
+        pipe.execute_command("WAITAOF", 1, 0, _DISK_MS)
+        # redis-py would put the command with all its arguments, the prompt among them, into the error's text.
+        answer, synced = pipe.execute(raise_on_error=False)
+    if isinstance(answer, RedisError):
+        raise answer
+    if isinstance(synced, RedisError) or synced[0] < 1:
+        raise AcceptanceUnknown(
+            "The job was taken, but is not on disk yet and may get lost. "
+            "Repeat the request with the same Idempotency-Key.",
+            retry_after=2,
+        )
+    return answer
+
+
+def problem(client: Redis) -> str | None:
+    """Why this server cannot promise that a job is on disk, in a sentence; None if it can.
+
+    Raises ``StoreUnavailable`` if it does not answer.
+    """
+    with redis_errors():
+        version = client.info("server")
+        name = f"{version.get('server_name', 'redis')} {version.get('valkey_version') or version.get('redis_version')}"
+        if not client.execute_command("COMMAND INFO", "WAITAOF")[0]:
+            return f"this server ({name}) lacks WAITAOF: it takes Redis 7.2 or newer, or Valkey."
+        try:
+            client.execute_command("WAITAOF", 1, 0, 1)
+        except ResponseError:
+            return f"this server ({name}) keeps no append-only file: set 'appendonly yes'."
+        if _policy(client) == "no":
+            return "this server leaves writing to the kernel: set 'appendfsync always' (or everysec)."
+    return None
+
+
+def _policy(client: Redis) -> str | None:
+    """The server's ``appendfsync``; None where it does not tell, as managed ones do not."""
+    try:
+        return str(client.config_get("appendfsync").get("appendfsync"))
+    except ResponseError:
+        return None

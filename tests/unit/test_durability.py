@@ -1,0 +1,129 @@
+"""``PROMPTQ_DURABILITY=fsync``: what counts as made is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from jobs import durability
+from jobs.broker import MessageMaker
+from jobs.errors import AcceptanceUnknown, IdempotencyConflict, StoreFull, StoreUnavailable
+from jobs.redis_clients import api_client
+from jobs.settings import Settings
+from jobs.store import JobStore
+from tests import processes
+from tests.unit.making import check_invariants, job, new_job
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own, whose configuration the tests change."""
+    with processes.redis_server(tmp_path_factory.mktemp("durable")) as url:
+        yield url
+
+
+@pytest.fixture
+def server(url: str) -> Iterator[redis.Redis]:
+    """A client of the emptied server, set up as it was."""
+    with redis.Redis.from_url(url) as client:
+        for name, value in {"appendonly": "yes", "appendfsync": "everysec", "maxmemory": "0"}.items():
+            client.config_set(name, value)
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def durable(url: str, server: redis.Redis, messages: MessageMaker) -> Iterator[JobStore]:
+    """A store that waits for the disk, as the API has it."""
+    with contextlib.closing(api_client(Settings(redis_url=url, durability="fsync"))) as client:
+        yield JobStore(client, messages, result_ttl=3600, fsync=True)
+
+
+def test_a_job_that_is_made_is_on_disk(durable: JobStore, server: redis.Redis) -> None:
+    """When ``create`` returns, all that was written until then has been fsynced; the answer is what it always is."""
+    before = server.info("replication")["master_repl_offset"]
+    accepted = durable.create(new_job())
+    assert accepted.made is not None
+    assert job(durable, accepted.job_id) == durable.get(accepted.job_id, "ann")
+    after = server.info("replication")["master_repl_offset"]
+    # Nothing is outstanding: another wait by who wrote nothing returns what is synced by now.
+    assert after >= before
+    assert server.execute_command("WAITAOF", 1, 0, 1)[0] == 1
+    check_invariants(server)
+
+
+def test_a_disk_that_is_not_written_is_no_acceptance(durable: JobStore, server: redis.Redis) -> None:
+    """With the file switched off under way, or with a disk that takes too long, acceptance is unknown: never a yes."""
+    server.config_set("appendfsync", "no")
+    new = new_job(idempotency_key="k", fingerprint="f")
+    with pytest.raises(AcceptanceUnknown):
+        durable.create(new)
+    # The repetition finds the job, and must not answer before that is on disk.
+    with pytest.raises(AcceptanceUnknown):
+        durable.create(new_job(idempotency_key="k", fingerprint="f"))
+    server.config_set("appendfsync", "always")
+    again = durable.create(new_job(idempotency_key="k", fingerprint="f"))
+    assert (again.job_id, again.made) == (new.id, None)
+    server.config_set("appendonly", "no")
+    with pytest.raises(AcceptanceUnknown):
+        durable.create(new_job())
+
+
+def test_errors_of_the_step_are_what_they_are_without_the_wait(durable: JobStore, server: redis.Redis) -> None:
+    """A full Redis and a conflict are told apart as ever, and no error's text has the request in it."""
+    durable.create(new_job(idempotency_key="k", fingerprint="f"))
+    with pytest.raises(IdempotencyConflict):
+        durable.create(new_job(idempotency_key="k", fingerprint="other"))
+    server.config_set("maxmemory", 1)
+    with pytest.raises(StoreFull) as caught:
+        durable.create(new_job(request=b'{"model":"sim","messages":["a secret"]}'))
+    assert "secret" not in str(caught.value.__cause__)
+
+
+def test_a_server_is_checked_before_it_is_trusted(url: str, server: redis.Redis) -> None:
+    """AOF that is off, or that the kernel writes when it likes, is a problem; every second or always is none."""
+    assert durability.problem(server) is None
+    server.config_set("appendfsync", "no")
+    assert "appendfsync" in str(durability.problem(server))
+    server.config_set("appendonly", "no")
+    assert "append-only file" in str(durability.problem(server))
+
+
+def test_a_server_without_waitaof_is_named(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis before 7.2 has no such command; the message says what to take instead."""
+    asked = server.execute_command
+    monkeypatch.setattr(
+        server, "execute_command", lambda *args: [None] if args == ("COMMAND INFO", "WAITAOF") else asked(*args)
+    )
+    assert "WAITAOF" in str(durability.problem(server))
+
+
+def test_a_server_that_is_away_cannot_be_checked() -> None:
+    """That is told apart from a server that lacks it."""
+    settings = Settings(redis_url=f"redis://127.0.0.1:{processes.free_port()}/0")
+    with contextlib.closing(api_client(settings)) as client, pytest.raises(StoreUnavailable):
+        durability.problem(client)
+
+
+def test_the_api_refuses_to_start_on_a_server_that_cannot_promise_it(
+    url: str, server: redis.Redis, tmp_path: Path
+) -> None:
+    """gunicorn ends with a line that names the setting and what is wrong."""
+    server.config_set("appendonly", "no")
+    env = os.environ | {
+        "PROMPTQ_REDIS_URL": url,
+        "PROMPTQ_DURABILITY": "fsync",
+        "PROMPTQ_PORT": str(processes.free_port()),
+    }
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "PROMPTQ_DURABILITY=fsync" in ended.stderr
+    assert "append-only file" in ended.stderr
