@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-COMMANDS = ("up", "submit", "status", "cancel", "jobs")
+COMMANDS = ("up", "submit", "status", "cancel", "jobs", "dead-letters", "queues")
 
 
 class Commands(click.Group):
@@ -21,7 +21,8 @@ class Commands(click.Group):
         """Return the command of that name, None if there is none."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"cli.commands.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(import_module(f"cli.commands.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -43,6 +44,8 @@ def main() -> None:
     promptq submit "Why is the sky blue?" --wait
     promptq status ID                           one job
     promptq jobs                                the newest jobs
+    promptq dead-letters                        jobs that failed for good; also: retry, purge
+    promptq queues                              how long the queues are; also: pause, resume
 
     Every command has its own --help.
     """

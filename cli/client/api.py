@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -15,6 +15,7 @@ import httpx2
 from cli.client.errors import ClientError, Unreachable
 
 Job = dict[str, Any]
+_T = TypeVar("_T")
 
 ENDED = frozenset({"completed", "failed", "cancelled", "incomplete"})
 _ANSWER = 30.0  # how long an answer may take that is not asked to wait
@@ -28,6 +29,7 @@ class Api:
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url.rstrip("/")
+        self._answered = False
         try:
             self._http = httpx2.Client(
                 base_url=self.url,
@@ -83,7 +85,49 @@ class Api:
 
     def list(self, **params: str | int | None) -> dict[str, Any]:
         """Return a page of jobs, newest first; parameters that are None are left out."""
-        return self._call("GET", "/v1/jobs", params={name: str(value) for name, value in params.items() if value})
+        return self._call("GET", "/v1/jobs", params=_given(params))
+
+    def dead_letters(self, **params: str | int | None) -> dict[str, Any]:
+        """Return a page of dead letters, newest first; parameters that are None are left out."""
+        return self._call("GET", "/v1/dead_letters", params=_given(params))
+
+    def retry(self, job_id: str) -> Job:
+        """Make a new job of one that failed; a second time gives the same new job."""
+        return self._call("POST", f"{_job(job_id)}/retry")
+
+    def delete(self, job_id: str) -> dict[str, Any]:
+        """Delete the job and its result."""
+        return self._call("DELETE", _job(job_id))
+
+    def queues(self) -> dict[str, Any]:
+        """Return every queue, the preferred one first."""
+        return self._call("GET", "/v1/queues")
+
+    def pause(self, queue: str) -> dict[str, Any]:
+        """Let no further job of the queue begin; return its state."""
+        return self._call("POST", f"/v1/queues/{quote(queue, safe='')}/pause")
+
+    def resume(self, queue: str) -> dict[str, Any]:
+        """Let a paused queue go on; return its state."""
+        return self._call("POST", f"/v1/queues/{quote(queue, safe='')}/resume")
+
+    def patiently(self, call: Callable[[], _T], *, on_away: Callable[[ClientError], None]) -> _T:
+        """Return what ``call`` does, repeated for a while if the API goes away: for what may be done twice.
+
+        ``on_away`` is told once. An API that has never answered is not waited for: its address may be wrong.
+        """
+        away_until: float | None = None
+        while True:
+            try:
+                return call()
+            except ClientError as error:
+                now = time.monotonic()
+                if not _passing(error) or not self._answered or (away_until and now + _PAUSE > away_until):
+                    raise
+                if away_until is None:
+                    away_until = now + _PATIENCE
+                    on_away(error)
+            time.sleep(_PAUSE)
 
     def _call(
         self,
@@ -108,6 +152,7 @@ class Api:
             raise Unreachable(f"{self.url} did not answer in {timeout:g} s") from error
         except httpx2.RequestError as error:
             raise Unreachable(f"the connection to {self.url} failed: {error}") from error
+        self._answered = True
         return _read(answer, self.url)
 
 
@@ -133,6 +178,10 @@ def _read(answer: httpx2.Response, url: str) -> dict[str, Any]:
 def _passing(error: ClientError) -> bool:
     """Whether the trouble may be over in a moment, so that waiting goes on."""
     return isinstance(error, Unreachable) or error.status in {429, 502, 503, 504}
+
+
+def _given(params: Mapping[str, str | int | None]) -> dict[str, str]:
+    return {name: str(value) for name, value in params.items() if value}
 
 
 def _job(job_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from cli.client.api import ENDED, Job
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "incomplete": "yellow", "in_progress": "cyan"}
 
 
-def as_json(content: dict[str, Any]) -> None:
+def as_json(content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print the API's JSON to stdout; non-ASCII escaped, so that any terminal and any pipe takes it."""
     click.echo(json.dumps(content, indent=2))
 
@@ -32,11 +32,11 @@ def summary(job: Job) -> None:
         ("model", job.get("model")),
         ("queue", _queue(job)),
         ("attempt", job.get("attempt")),
-        ("created", _moment(job.get("created_at"))),
+        ("created", moment(job.get("created_at"))),
         ("took", _took(job)),
         ("tokens", _tokens(job)),
-        ("retry at", _moment(job.get("retry_at"))),
-        ("deadline", _moment(job.get("deadline_at"))),
+        ("retry at", moment(job.get("retry_at"))),
+        ("deadline", moment(job.get("deadline_at"))),
         ("metadata", ", ".join(f"{name}={value}" for name, value in (job.get("metadata") or {}).items())),
         ("error", _error(job)),
     ]
@@ -66,22 +66,38 @@ def answer(job: Job) -> None:
 
 def table(jobs: list[Job]) -> None:
     """Print a page of jobs to stdout, one row each."""
+    rows_under(
+        ("id", "status", "queue", "model", "created", "took", "attempt"),
+        (
+            (
+                job.get("id"), job.get("status"), job.get("queue"), job.get("model"),
+                moment(job.get("created_at")), _took(job), job.get("attempt"),
+            )
+            for job in jobs
+        ),
+        whole=("id", "status", "created"),
+        styles=[_COLOURS.get(str(job.get("status"))) for job in jobs],
+    )  # fmt: skip
+
+
+def rows_under(
+    names: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    whole: Sequence[str],
+    styles: Sequence[str | None] | None = None,
+) -> None:
+    """Print rows under their names; columns that are not ``whole`` give way where the terminal is narrow."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
-    rows = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "status", "queue", "model", "created", "took", "attempt"):
-        rows.add_column(name, no_wrap=name in ("id", "status", "created"), overflow="ellipsis")
-    for job in jobs:
-        cells = (
-            job.get("id"), job.get("status"), job.get("queue"), job.get("model"),
-            _moment(job.get("created_at")), _took(job), job.get("attempt"),
-        )  # fmt: skip
-        style = _COLOURS.get(str(job.get("status")))
-        rows.add_row(
-            *(console.render_str(plain(_cell(cell)), markup=False, emoji=False) for cell in cells), style=style
-        )
-    console.print(rows)
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        shown.add_column(name, no_wrap=name in whole, overflow="ellipsis")
+    for number, row in enumerate(rows):
+        cells = (console.render_str(plain(_cell(cell)), markup=False, emoji=False) for cell in row)
+        shown.add_row(*cells, style=styles[number] if styles else None)
+    console.print(shown)
 
 
 @contextmanager
@@ -112,7 +128,8 @@ def _queue(job: Job) -> str:
     return str(job.get("queue") or "") + (f" (position {position})" if position is not None else "")
 
 
-def _moment(seconds: Any) -> str | None:
+def moment(seconds: Any) -> str | None:
+    """Return a moment of the API's in local time; None for what is none."""
     if not isinstance(seconds, (int, float)):
         return None
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

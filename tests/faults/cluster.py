@@ -113,11 +113,12 @@ class Cluster:
         for name in names or list(self.parts):
             self.parts.pop(name).kill_group()
 
-    def start_redis(self, *, wait: bool = True) -> Callable[[], None]:
-        """Start Redis on the data that it left."""
+    def start_redis(self, *, wait: bool = True, fsync: bool = False) -> Callable[[], None]:
+        """Start Redis on the data that it left; ``fsync``: it writes to disk before it answers."""
         folder = self.folder / "redis"
         folder.mkdir(parents=True, exist_ok=True)
-        self._launch("redis", valkey.command(valkey.find_server(), self._ports["redis"]), {}, cwd=folder)
+        command = valkey.command(valkey.find_server(), self._ports["redis"], fsync=fsync)
+        self._launch("redis", command, {}, cwd=folder)
         return self._when("redis", self._redis_answers, wait=wait)
 
     def start_simulator(self, *, wait: bool = True) -> Callable[[], None]:

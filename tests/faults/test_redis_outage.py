@@ -9,8 +9,8 @@ import pytest
 
 from tests.faults.cluster import LEASE
 from tests.faults.room import Room
-from tests.faults.submitting import orders
-from tests.processes import eventually
+from tests.faults.submitting import Submitter, orders
+from tests.processes import eventually, free_port
 
 
 def test_a_restart_of_redis_under_load_loses_nothing(room: Room) -> None:
@@ -46,3 +46,27 @@ def test_a_redis_that_hangs_costs_no_second_call(room: Room, frozen: float, mode
     room.conclude()
     assert room.calls(wanted) == [1] * 10
     assert room.numbers(job_ids, "strikes") == [0] * 10
+
+
+def test_what_was_acknowledged_under_fsync_survives_a_kill_of_redis(room: Room) -> None:
+    """kill -9 of Redis in a burst of submits, with ``PROMPTQ_DURABILITY=fsync``: every 202 is a job that completes, and
+    no call is paid for twice."""
+    wanted = orders(150, keys=True, model="sim-slow-0.5")
+    port = free_port()
+    room.cluster.parts["redis"].stop()
+    room.cluster.start_redis(fsync=True)
+    try:
+        room.cluster.start_api("api-fsync", port=port, PROMPTQ_DURABILITY="fsync")
+        room.cluster.start_workers("w1", "w2")
+        with room.cluster.client(base_url=f"http://127.0.0.1:{port}") as client, ThreadPoolExecutor(1) as pool:
+            submitter = Submitter(client, room.history)
+            burst = pool.submit(submitter.insist_on_all, wanted, threads=8)
+            eventually(lambda: len(room.history.job_ids()), lambda count: count >= 30)
+            room.cluster.parts["redis"].kill()
+            assert not burst.done(), "Redis was to be killed in the burst"
+            room.cluster.start_redis(fsync=True)
+            burst.result()
+        room.conclude()
+        assert room.calls(wanted) == [1] * len(wanted)
+    finally:
+        room.cluster.end("redis")

@@ -93,7 +93,10 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
         def renew(self, claim: Claim) -> None:
             lost = store.renew({claim.job.id: claim.claim_id}, lease_seconds=30)
             status = self.seen.get(claim.job.id)
-            ours = self.holder.get(claim.job.id) == claim.claim_id and status in (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
+            ours = self.holder.get(claim.job.id) == claim.claim_id and status in (
+                JobStatus.QUEUED,
+                JobStatus.IN_PROGRESS,
+            )
             assert lost == ([] if ours else [claim.job.id])
 
         @rule(claim=claims, outcome=st.sampled_from([DONE, FAILED]))

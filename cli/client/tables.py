@@ -1,0 +1,65 @@
+"""Tables of dead letters and of queues."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cli.client.api import Job
+from cli.client.display import moment, rows_under
+
+
+def dead_letters(jobs: list[Job]) -> None:
+    """Print jobs that failed for good to stdout, one row each."""
+    rows_under(
+        ("id", "code", "queue", "model", "attempts", "failed at"),
+        [
+            (
+                job.get("id"),
+                error_code(job),
+                job.get("queue"),
+                job.get("model"),
+                job.get("attempt"),
+                moment(job.get("finished_at")),
+            )
+            for job in jobs
+        ],
+        whole=("id", "failed at"),
+    )
+
+
+def queues(states: list[dict[str, Any]]) -> None:
+    """Print queues to stdout, one row each."""
+    rows_under(
+        ("queue", "state", "waiting", "running", "next has waited"),
+        [
+            (
+                state.get("id"),
+                "paused" if state.get("paused") else "running",
+                state.get("waiting"),
+                state.get("running"),
+                _waited(state.get("next_created_at")),
+            )
+            for state in states
+        ],
+        whole=("queue", "state"),
+        styles=["yellow" if state.get("paused") else None for state in states],
+    )
+
+
+def error_code(job: Job) -> str | None:
+    """Return the code that the job failed with."""
+    error = job.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return None if code is None else str(code)
+
+
+def _waited(since: Any) -> str | None:
+    """Return the time since then, in the largest unit of which there are at least two."""
+    if not isinstance(since, (int, float)):
+        return None
+    seconds = max(0.0, time.time() - since)  # the API's clock may be ahead of ours
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
