@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-system check lock clean
+.PHONY: help setup demo up test soak test-system check lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ up: setup ## start the stack in the foreground (ARGS="--port 9000 --workers 2")
 
 test: setup ## the tests that need PyPI alone (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: setup ## 20,500 jobs with random faults, twice, over 22 minutes (ARGS="--minutes 1 --jobs 2000")
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 test-system: setup ## the tests that need Debian packages; installs them where it may
 	@bash tests/system/run $(ARGS)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.client.answers import text_of
 from cli.client.api import ENDED, Job
@@ -107,7 +108,7 @@ def spinner(text: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(text):
+    with console.status(Text(plain(text))):
         yield
 
 

@@ -1,8 +1,8 @@
 """``python -m tests.faults.soak``: many jobs, for long, with faults at random; then everything is checked.
 
 Two runs: in the first Redis is restarted with SIGTERM under ``appendfsync everysec``, in the second it is killed (-9)
-under ``PROMPTQ_DURABILITY=fsync``. Prints a table, and ends with 1 if a job was lost, unexpected, ended twice or wrongly
-failed.
+under ``PROMPTQ_DURABILITY=fsync``. Prints a table, and ends with 1 if a job was lost, unexpected, ended twice or
+wrongly failed.
 """
 
 from __future__ import annotations

@@ -105,6 +105,14 @@ def test_a_server_without_waitaof_is_named(server: redis.Redis, monkeypatch: pyt
     assert "WAITAOF" in str(durability.problem(server))
 
 
+def test_an_old_redis_is_refused_and_a_new_one_is_not(redis_client: redis.Redis) -> None:
+    """On whatever server the tests run: before Redis 7.2 it lacks the command, later ones have it."""
+    about = redis_client.info("server")
+    version = tuple(int(part) for part in str(about["redis_version"]).split(".")[:2])
+    found = durability.problem(redis_client)
+    assert (found is not None and "lacks WAITAOF" in found) is (version < (7, 2))
+
+
 def test_a_server_that_is_away_cannot_be_checked() -> None:
     """That is told apart from a server that lacks it."""
     settings = Settings(redis_url=f"redis://127.0.0.1:{processes.free_port()}/0")
