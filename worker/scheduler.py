@@ -108,7 +108,7 @@ def main() -> int:
     settings = load_or_exit("scheduler")
     logs.configure(settings.log_level, settings.log_format)
     store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
-    scheduler = Scheduler(upkeep=store.upkeep, lease_seconds=settings.lease_seconds)
+    scheduler = Scheduler(upkeep=store.upkeep, lease_seconds=settings.lease_seconds, grace=settings.repair_after)
     # Well within the third of a lease that counts as an outage.
     interval = min(settings.scheduler_interval, settings.lease_seconds / 6)
     stop = threading.Event()

@@ -23,6 +23,7 @@ _STANDARD = ("redis", "simulator", "api", "scheduler")
 SETTINGS = {
     "PROMPTQ_LEASE_SECONDS": f"{LEASE:g}",
     "PROMPTQ_SCHEDULER_INTERVAL": "0.2",
+    "PROMPTQ_REPAIR_AFTER": "2",
     "PROMPTQ_RETRY_BASE": "0.05",
     "PROMPTQ_RETRY_MAX": "0.2",
     "PROMPTQ_MAX_ATTEMPTS": "3",

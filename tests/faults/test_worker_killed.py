@@ -63,7 +63,7 @@ def test_a_message_that_died_with_its_worker_is_sent_again(room: Room) -> None:
     assert room.store.hlen("unacked") == 1, "only the one that was killed before the claim had noted its message"
     assert room.states(job_ids) == ["queued"] * 2
     room.cluster.start_worker("w1")
-    # The scheduler looks at a queue after a grace of ten seconds, and compares with what it saw a grace before.
+    # The scheduler looks at a queue after each PROMPTQ_REPAIR_AFTER, and compares with what it saw the time before.
     room.conclude()
     assert room.calls(wanted) == [1, 1]
     assert room.numbers(job_ids, "strikes") == [0, 0]
