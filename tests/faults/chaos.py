@@ -136,10 +136,11 @@ class Chaos:
 
     def _look_after(self, store: redis.Redis) -> None:
         for victim in list(self._victims):
-            times = store.hmget(queues.job_key(victim.job_id), "claimed", "finished")
-            later = [int(at) for at in times if at is not None and int(at) > victim.killed_ms]
+            claimed, finished = store.hmget(queues.job_key(victim.job_id), "claimed", "finished")
+            later = [int(at) for at in (claimed, finished) if at is not None and int(at) > victim.killed_ms]
             if later:
                 self.recoveries.append((min(later) - victim.killed_ms) / 1000)
+            if later or finished is not None:  # it may have ended in the very moment before the kill
                 self._victims.remove(victim)
 
 
