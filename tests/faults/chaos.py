@@ -124,9 +124,9 @@ class Chaos:
         time.sleep(self.chance.uniform(0.5, 1.5) * self.lease)
         part.thaw()
 
-    def watch_recoveries(self) -> None:
-        """Look after the jobs of killed workers, until there are none and no more are to come."""
-        while self._victims or not self._stop.is_set():
+    def watch_recoveries(self, over: threading.Event) -> None:
+        """Look after the jobs of killed workers until all is over."""
+        while not over.is_set():
             try:
                 with self.cluster.store() as store:
                     self._look_after(store)

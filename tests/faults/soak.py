@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -88,16 +89,21 @@ class Soak:
                 self._chaos.start_worker()
             submitter = Submitter(client, self._history)
             with ThreadPoolExecutor(_SUBMITTERS + _OBSERVERS + 3) as pool:
-                background = [pool.submit(self._chaos.run), pool.submit(self._chaos.watch_recoveries)]
+                background = [pool.submit(self._chaos.run), pool.submit(self._chaos.watch_recoveries, self._over)]
                 background += [pool.submit(self._observe, client) for _ in range(_OBSERVERS)]
                 background.append(pool.submit(self._report_progress, tell, began))
                 submitting = [pool.submit(self._submit, submitter, part) for part in self._portions()]
-                for part in submitting:
-                    part.result()
-                self._chaos.stop()
-                tell("all submitted; waiting for the ends")
-                cluster.wait_until_idle(within=300)
-                self._over.set()
+                try:
+                    for part in submitting:
+                        part.result()
+                    self._chaos.stop()
+                    background[0].result()
+                    tell("all submitted; waiting for the ends")
+                    cluster.wait_until_idle(within=300)
+                finally:
+                    # Whatever went wrong, nobody shall be left who waits for more.
+                    self._chaos.stop()
+                    self._over.set()
                 for task in background:
                     task.result()
             tell("checking")
@@ -121,6 +127,8 @@ class Soak:
     def _submit(self, submitter: Submitter, portion: list[tuple[float, Order]]) -> None:
         began = time.monotonic()
         for due, order in portion:
+            if self._over.is_set():
+                return
             time.sleep(max(0.0, began + due - time.monotonic()))
             # Without a key nobody can repeat a submit of which nothing is known.
             job_id = submitter.submit(order) if order.key is None else submitter.insist(order, within=120)
@@ -129,7 +137,7 @@ class Soak:
 
     def _observe(self, client: httpx2.Client) -> None:
         """Write down ends as soon as they are shown, so that one that changes later is noticed."""
-        while not (self._over.is_set() and self._to_observe.empty()):
+        while not self._over.is_set():
             try:
                 job_id = self._to_observe.get(timeout=0.5)
             except Empty:
@@ -192,6 +200,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the faults; printed")
     parser.add_argument("--folder", type=Path, help="where logs and data stay (default: a temporary one)")
     options = parser.parse_args()
+    # As Ctrl-C does: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True)
     found = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
