@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from redis import Redis
 from redis.commands.core import Script
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from jobs.errors import AcceptanceUnknown
 from jobs.redis_clients import DISK_SECONDS
@@ -22,10 +22,14 @@ def run_to_disk(client: Redis, step: Script, args: list[bytes | str | int | floa
     too long or is not written at all.
     """
     with client.pipeline(transaction=False) as pipe:
-        step(args=args, client=pipe)
-        pipe.execute_command("WAITAOF", 1, 0, _DISK_MS)
-        # redis-py would put the command with all its arguments, the prompt among them, into the error's text.
-        answer, synced = pipe.execute(raise_on_error=False)
+        for _ in range(2):
+            pipe.execute_command("EVALSHA", step.sha, 0, *args)
+            pipe.execute_command("WAITAOF", 1, 0, _DISK_MS)
+            # redis-py would put the command with all its arguments, the prompt among them, into the error's text.
+            answer, synced = pipe.execute(raise_on_error=False)
+            if not isinstance(answer, NoScriptError):
+                break
+            client.script_load(step.script)
     if isinstance(answer, RedisError):
         raise answer
     if isinstance(synced, RedisError) or synced[0] < 1:
@@ -43,14 +47,14 @@ def problem(client: Redis) -> str | None:
     Raises ``StoreUnavailable`` if it does not answer.
     """
     with redis_errors():
-        version = client.info("server")
-        name = f"{version.get('server_name', 'redis')} {version.get('valkey_version') or version.get('redis_version')}"
-        if not client.execute_command("COMMAND INFO", "WAITAOF")[0]:
-            return f"this server ({name}) lacks WAITAOF: it takes Redis 7.2 or newer, or Valkey."
         try:
             client.execute_command("WAITAOF", 1, 0, 1)
-        except ResponseError:
-            return f"this server ({name}) keeps no append-only file: set 'appendonly yes'."
+        except NoPermissionError:
+            return "the user of PROMPTQ_REDIS_URL may not run WAITAOF."
+        except ResponseError as error:
+            if "unknown command" in str(error):
+                return "this server lacks WAITAOF: it takes Redis 7.2 or newer, or Valkey."
+            return "this server keeps no append-only file: set 'appendonly yes'."
         if _policy(client) == "no":
             return "this server leaves writing to the kernel: set 'appendfsync always' (or everysec)."
     return None

@@ -35,6 +35,13 @@ class _Pool(BlockingConnectionPool):
 class _MasterPool(SentinelConnectionPool, _Pool):
     """The same, of connections to whichever server the Sentinels call the master."""
 
+    def owns_connection(self, connection: Any) -> bool:
+        """Whether the connection may be used again: also one that is closed, since it asks for the master anew.
+
+        redis-py would drop it and keep it in its list for good, one for each try while there is no master.
+        """
+        return connection._sock is None or bool(super().owns_connection(connection))  # type: ignore[no-untyped-call]
+
 
 def api_client(settings: Settings) -> Redis:
     """A client that never tries twice and gives up within about two seconds, so that a 503 comes in time.
@@ -74,7 +81,12 @@ def _client(settings: Settings, *, timeout: float, pool_wait: float, retry: Retr
     known = {name: given[name] for name in ("username", "password", "db") if name in given}
     sentinel = Sentinel(
         settings.redis_sentinels,
-        sentinel_kwargs={**sentinel_login(settings), "socket_timeout": connect_timeout, "retry": Retry(NoBackoff(), 0)},
+        sentinel_kwargs={
+            **sentinel_login(settings),
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry": Retry(NoBackoff(), 0),
+        },
     )
     pool = _MasterPool(settings.redis_master, sentinel, **known, **options)  # type: ignore[no-untyped-call]
     return Redis.from_pool(pool)

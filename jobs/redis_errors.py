@@ -31,7 +31,8 @@ def redis_errors(lost_reply: type[AcceptanceUnknown] | None = None) -> Iterator[
     except (NotSent, BusyLoadingError) as error:
         raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
-        if lost_reply:
+        # redis-py tells so of a master that has become a replica (``redis/sentinel.py``), which did nothing.
+        if lost_reply and not isinstance(error.__context__, ReadOnlyError):
             message = (
                 "The job store was asked to take the job, but its answer was lost: it may have been accepted. "
                 "Repeat the request with the same Idempotency-Key."

@@ -31,6 +31,7 @@ class Scripts:
 
     def __init__(self, client: Redis) -> None:
         self.create = self._load(client, "create")
+        self.known = self._load(client, "known")
         self.resubmit = self._load(client, "resubmit")
         self.claim = self._load(client, "claim")
         self.renew = self._load(client, "renew")

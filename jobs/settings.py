@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,6 +147,9 @@ class Settings(BaseSettings):
     def _redis_url(cls, value: str) -> str:
         if not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        if ";" in value or re.search(r"[?&]db=", value):
+            # kombu takes the one for a list of servers, and does not know the other.
+            raise ValueError("must have its database in the path (/3, not ?db=3), and ';' in a password as %3B")
         return value
 
     @field_validator("redis_sentinels", mode="before")
@@ -159,8 +163,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _plain_redis_behind_sentinels(self) -> Settings:
-        if self.redis_sentinels and not self.redis_url.startswith("redis://"):
-            raise ValueError("with PROMPTQ_REDIS_SENTINELS, PROMPTQ_REDIS_URL must begin with redis://")
+        if self.redis_sentinels and (not self.redis_url.startswith("redis://") or "?" in self.redis_url):
+            raise ValueError("with PROMPTQ_REDIS_SENTINELS, PROMPTQ_REDIS_URL is redis://[user:password@]any/database")
         return self
 
     @field_validator("worker_queues", "operators", mode="before")

@@ -10,11 +10,12 @@ from typing import Any, Final, Literal, cast
 
 from redis import Redis
 from redis.commands.core import Script
+from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
-from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable
+from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable
 from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
 from jobs.queue_control import QueueControl
 from jobs.redis_errors import redis_errors
@@ -98,7 +99,14 @@ class JobStore:
         known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
         args: Arguments = [*known, *_flat(fields)]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, job_id, *made = self._make(self._scripts.create, args)
+            try:
+                verdict, job_id, *made = self._make(self._scripts.create, args)
+            except OutOfMemoryError:
+                # It was refused before it could look: who repeats a request must not hear that nothing was made.
+                verdict, *about = self._make(self._scripts.known, [idem, new.fingerprint]) if idem else (b"absent",)
+                if verdict == b"absent":
+                    raise
+                job_id, made = about[0], []
         if verdict == b"conflict":
             raise IdempotencyConflict(
                 f"This Idempotency-Key was used for another request, which made the job {job_id.decode()}."
@@ -118,12 +126,17 @@ class JobStore:
         Raises ``NotFound``, ``NotRetryable``, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
         """
         before = self.get(job_id, owner, fields=())
+        if before.retried_as is not None and self._exists(before.retried_as):
+            # Also of a full Redis, which would refuse to be asked to make one.
+            return Accepted(before.retried_as, None, None)
         new_id = new_job_id(before.endpoint)
         message = self._messages.message(new_id, before.queue)
         with redis_errors(lost_reply=AcceptanceUnknown):
             verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message])
         if verdict == b"gone":
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
+        if verdict == b"newer":
+            raise StoreUnavailable("This job was made by a later release; its servers can retry it.", retry_after=5)
         if verdict == b"otherwise":
             status = about[0].decode()
             raise NotRetryable(f"Only a job that failed or was cancelled can be retried; this one is {status}.")
@@ -131,6 +144,10 @@ class JobStore:
             return Accepted(about[0].decode(), None, None)
         created_ms, rank = about
         return Accepted(new_id, _repeated(before, new_id, created_ms / 1000), rank + 1)
+
+    def _exists(self, job_id: str) -> bool:
+        with redis_errors():
+            return bool(self._client.exists(queues.job_key(job_id)))
 
     def dead_letters(
         self, owner: str, *, queue_names: Sequence[str] = queues.QUEUES, limit: int = 20, after: str | None = None

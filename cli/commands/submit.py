@@ -17,6 +17,12 @@ from cli.client.options import WaitCommand, connection, waiting
 @click.option("-q", "--queue", help="interactive, default or bulk.  [default: the server's]")
 @click.option("--idempotency-key", metavar="KEY", help="The same key with the same prompt gives the same job.")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after that.")
+@click.option(
+    "--attempt-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End and repeat an attempt that takes longer.",
+)
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the job; may be repeated.")
 @waiting
 @connection
@@ -26,6 +32,7 @@ def submit(
     queue: str | None,
     idempotency_key: str | None,
     deadline: float | None,
+    attempt_timeout: float | None,
     metadata: tuple[str, ...],
     wait: float | None,
     url: str,
@@ -41,6 +48,7 @@ def submit(
         "model": model,
         "queue": queue,
         "deadline_seconds": deadline,
+        "attempt_timeout_seconds": attempt_timeout,
         "metadata": _pairs(metadata) or None,
     }
     body = {name: value for name, value in wishes.items() if value is not None}

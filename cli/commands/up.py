@@ -141,7 +141,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
                     "api": choices.api_url,
                     "flower": choices.flower_url,
                     "llm": choices.llm_url,
-                    "redis": choices.redis_url,
+                    "redis": _redis_name(settings) if settings.redis_sentinels else choices.redis_url,
                     "api_key": outside.api_key,
                     "metrics": [f"{choices.api_url}/metrics"],
                     "processes": {child.name: child.pid for child in children},

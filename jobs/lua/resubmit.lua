@@ -1,9 +1,10 @@
 -- Make a new job of one that failed or was cancelled, once: the same again answers with the same new job.
 -- ARGV: id, owner, id of the new job, message. Its deadline is as long as the first one's. Refused by a full Redis.
--- Answers {gone}, {otherwise, its status}, {known, id of the new job}, or {created, its creation (ms), its rank}.
+-- Answers {gone}, {newer} (a later release wrote it), {otherwise, its status}, {known, id of the new job}, or {created, its creation (ms), its rank}.
 local id, owner, new, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local job = load(id)
 if not job or job.owner ~= owner then return {'gone'} end
+if tonumber(job.v or SCHEMA_VERSION) > SCHEMA_VERSION then return {'newer'} end
 if job.status ~= 'failed' and job.status ~= 'cancelled' then return {'otherwise', job.status} end
 if job.retried_as and redis.call('EXISTS', job_key(job.retried_as)) == 1 then
   redis.call('HSET', job_key(id), 'retried_as', job.retried_as)  -- for WAITAOF, see create.lua

@@ -5,6 +5,8 @@ local id, claim, attempt, log, delay, slot = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local job = load(id)
 if not job then return 'gone' end
 if TERMINAL[job.status] then return 'ended' end
+-- A replay after a lost reply: the claim is gone by then.
+if slot == 'free' and redis.call('ZSCORE', key('scheduled'), id) then return 'done' end
 if job.claim ~= claim then return 'fenced' end
 if slot == 'keep' then
   if job.status ~= 'in_progress' then return 'fenced' end
@@ -13,10 +15,11 @@ if slot == 'keep' then
   end
   return 'done'
 end
-if job.status == 'queued' and redis.call('ZSCORE', key('scheduled'), id) then return 'done' end
 if job.status ~= 'in_progress' then return 'fenced' end
 local due = now() + delay
 redis.call('HSET', job_key(id), 'attempts', log, 'retry_at', due)
+-- Its worker has let go: no renewal that was on its way may take it back when it is due.
+redis.call('HDEL', job_key(id), 'claim')
 redis.call('ZREM', key('leases'), id)
 redis.call('ZREM', key('backlog:' .. job.queue), id)
 redis.call('ZADD', key('scheduled'), due, id)

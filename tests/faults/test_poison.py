@@ -40,6 +40,7 @@ def test_a_poison_job_ends_and_takes_no_neighbour_with_it(room: Room) -> None:
     room.conclude()
     assert room.states([poison_id]) == ["failed"]
     assert room.error_codes([poison_id]) == ["worker_crashed"]
+    assert [dead["id"] for dead in room.client.get("/v1/dead_letters").json()["data"]] == [poison_id]
     assert room.states(neighbour_ids) == ["completed"] * 4
     assert room.calls([poison]) == [0]
     assert room.numbers([poison_id], "strikes") == [3]

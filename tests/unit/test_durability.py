@@ -19,7 +19,7 @@ from jobs.redis_clients import api_client
 from jobs.settings import Settings
 from jobs.store import JobStore
 from tests import processes
-from tests.unit.making import check_invariants, job, new_job
+from tests.unit.making import FAILED, check_invariants, job, new_job, running
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +96,40 @@ def test_a_server_is_checked_before_it_is_trusted(url: str, server: redis.Redis)
     assert "append-only file" in str(durability.problem(server))
 
 
-def test_a_server_without_waitaof_is_named(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis before 7.2 has no such command; the message says what to take instead."""
-    asked = server.execute_command
-    monkeypatch.setattr(
-        server, "execute_command", lambda *args: [None] if args == ("COMMAND INFO", "WAITAOF") else asked(*args)
-    )
-    assert "WAITAOF" in str(durability.problem(server))
+def test_a_user_who_may_do_little_can_still_be_promised_it(url: str, server: redis.Redis) -> None:
+    """Without the right to see the server's configuration the check goes by WAITAOF alone; without that it says so."""
+    server.acl_setuser("limited", enabled=True, nopass=True, keys="*", channels="*", commands=["+@all", "-@dangerous"])
+    server.acl_setuser("mute", enabled=True, nopass=True, keys="*", channels="*", commands=["+@all", "-waitaof"])
+    found = {}
+    for user in ("limited", "mute"):
+        with redis.Redis.from_url(url, username=user, password="any") as client:
+            found[user] = durability.problem(client)
+    assert found["limited"] is None
+    assert "may not run WAITAOF" in str(found["mute"])
+
+
+def test_a_server_that_has_forgotten_the_steps_learns_them_again(durable: JobStore, server: redis.Redis) -> None:
+    """After a restart or a failover the first submit under fsync works like any other."""
+    durable.create(new_job())
+    server.script_flush()
+    assert durable.create(new_job()).made is not None
+
+
+def test_who_repeats_a_request_to_a_full_redis_finds_the_job(durable: JobStore, server: redis.Redis) -> None:
+    """A submit or a retry that made a job is answered with it; only what nobody knows is refused as not made."""
+    first = durable.create(new_job(idempotency_key="k", fingerprint="f"))
+    failed = running(durable)
+    durable.complete(failed, FAILED)
+    retried = durable.resubmit(failed.job.id, "ann")
+    server.config_set("maxmemory", 1)
+    again = durable.create(new_job(idempotency_key="k", fingerprint="f"))
+    assert (again.job_id, again.made) == (first.job_id, None)
+    assert durable.resubmit(failed.job.id, "ann").job_id == retried.job_id
+    with pytest.raises(IdempotencyConflict):
+        durable.create(new_job(idempotency_key="k", fingerprint="other"))
+    for new in (new_job(idempotency_key="new", fingerprint="f"), new_job()):
+        with pytest.raises(StoreFull):
+            durable.create(new)
 
 
 def test_an_old_redis_is_refused_and_a_new_one_is_not(redis_client: redis.Redis) -> None:

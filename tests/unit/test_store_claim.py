@@ -201,3 +201,13 @@ def test_renewing_does_not_take_back_what_was_handed_back(store: JobStore, redis
     assert store.renew({held.job.id: held.claim_id}, lease_seconds=30) == [held.job.id]
     assert job(store, held.job.id).status is JobStatus.QUEUED
     check_invariants(redis_client)
+
+
+def test_a_late_renewal_does_not_revive_what_was_given_up(store: JobStore, redis_client: redis.Redis) -> None:
+    """A worker that has freed its slot for a later retry gets nothing back when that is due."""
+    waiting = running(store)
+    assert store.retry(waiting, attempt=1, attempts=[{}], delay=60, keep_slot=False) == "done"
+    make_due(redis_client, queues.SCHEDULED, waiting.job.id)
+    assert store.upkeep.promote_due() == 1
+    assert store.renew({waiting.job.id: waiting.claim_id}, lease_seconds=30) == [waiting.job.id]
+    check_invariants(redis_client)

@@ -110,7 +110,11 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
 
         @rule(claim=claims, keep=st.booleans())
         def retry(self, claim: Claim, keep: bool) -> None:
+            ours = self.holder.get(claim.job.id) == claim.claim_id
+            running = self.seen.get(claim.job.id) is JobStatus.IN_PROGRESS
             store.retry(claim, attempt=claim.job.attempt, attempts=[{}], delay=60, keep_slot=keep)
+            if ours and running and not keep:
+                del self.holder[claim.job.id]
 
         @rule(claim=claims)
         def hand_back(self, claim: Claim) -> None:
@@ -157,7 +161,7 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
             for job_id, before in self.seen.items():
                 now = statuses.get(job_id)
                 assert now is before or now in TRANSITIONS[before] or job_id in self.deleted, (before, now)
-            assert all(int(record[b"attempt"]) >= 0 for record in records.values())
+            assert all(int(record[name]) >= 0 for record in records.values() for name in (b"attempt", b"strikes"))
             self.seen = statuses
 
     return Machine
