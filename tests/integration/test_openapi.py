@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from api.app import create_app
 from api.openapi import document
 from jobs.errors import InvalidRequest
+from jobs.queues import QUEUES
 from jobs.scripts import EXPIRED_ERROR
 from jobs.settings import Settings
 from tests.integration.driving import ended, submit, unique
@@ -49,6 +51,22 @@ def ids(client: httpx2.Client) -> dict[str, str]:
     return {"response_id": response_id, "job_id": job_id, "name": "sim-hang"}
 
 
+@pytest.fixture(autouse=True)
+def queues_go_on(client: httpx2.Client) -> Iterator[None]:
+    """Whatever queue was paused by what is tried here goes on."""
+    yield
+    for name in QUEUES:
+        client.post(f"/v1/queues/{name}/resume").raise_for_status()
+
+
+def without_failures(body: Any) -> Any:
+    """The body with a model that answers: Hypothesis tries strings of our sources, such as models that fail."""
+    if not isinstance(body, dict):
+        return body
+    tamed = {name: without_failures(value) for name, value in body.items()}
+    return tamed | {"model": "sim"} if str(tamed.get("model")).startswith("sim-") else tamed
+
+
 def conforms(stack: Stack, cases: Any) -> None:
     """Send the cases and check each answer with all of schemathesis' checks."""
 
@@ -62,6 +80,7 @@ def conforms(stack: Stack, cases: Any) -> None:
     )
     @given(case=cases)
     def answers(case: Case) -> None:
+        case.body = without_failures(case.body)
         answer = case.call(headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=30)
         # A waiting door relays the LLM's own 400 to what only the LLM judges, such as an empty `input`: that it takes
         # all that fits is ours to promise for our own checks alone. Every other check holds for relayed answers too.
@@ -97,6 +116,8 @@ def test_what_exists_is_shown_as_the_document_says(
 ) -> None:
     """The same with ids that name something, which random ones never do."""
     known = {name: value for name, value in ids.items() if f"{{{name}}}" in path}
+    if path.startswith("/v1/queues/"):
+        known["name"] = "bulk"
     conforms(stack, described[path][method].as_strategy(path_parameters=known))
 
 
