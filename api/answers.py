@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.model import Endpoint, JobStatus
 from jobs.queues import QueueName
+from jobs.webhooks import DeliveryStatus, DisabledReason
 
 
 class ErrorDetail(BaseModel):
@@ -66,6 +67,7 @@ class JobSummary(BaseModel):
     deadline_at: float | None
     retry_at: float | None = Field(description="When the next attempt is due, while the job waits for it.")
     attempt_timeout_seconds: float | None
+    webhook_url: str | None = Field(description="Where the job's end is told, besides your webhook endpoints.")
     retried_from: str | None = Field(description="The job that this one repeats.")
     retried_as: str | None = Field(description="The job that repeats this one.")
     metadata: dict[str, str]
@@ -141,6 +143,117 @@ class InputItemList(_List):
     """What was asked: the items of a response's input."""
 
     data: list[dict[str, Any]]
+
+
+class WebhookEndpointAnswer(BaseModel):
+    """OpenAI's webhook endpoint; the last four members are ours."""
+
+    id: str
+    object: Literal["webhook_endpoint"]
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+    created_at: int
+    updated_at: int
+    enabled: bool
+    disabled_at: float | None
+    disabled_reason: DisabledReason | None = Field(
+        description="gone: it answered 410; failing: only failures for PROMPTQ_WEBHOOK_DISABLE_AFTER; owner: you did."
+    )
+    failing_since: float | None = Field(description="Since when every try has failed.")
+
+
+class WebhookEndpointWithSecret(WebhookEndpointAnswer):
+    """A webhook endpoint and its signing secret, which is shown this once."""
+
+    signing_secret: str
+
+
+class WebhookEndpointList(_List):
+    """A page of webhook endpoints, newest first."""
+
+    data: list[WebhookEndpointAnswer]
+
+
+class DeletedWebhookEndpoint(BaseModel):
+    """That a webhook endpoint is gone."""
+
+    id: str
+    object: Literal["webhook_endpoint.deleted"]
+    deleted: Literal[True]
+
+
+class WebhookTestAnswer(BaseModel):
+    """What a webhook endpoint answered to a test."""
+
+    object: Literal["webhook_endpoint.test"]
+    webhook_endpoint_id: str
+    event_type: str
+    status_code: int
+    success: Literal[True]
+
+
+class WebhookEventTypeList(BaseModel):
+    """The events that webhook endpoints can have."""
+
+    object: Literal["list"]
+    data: list[str]
+
+
+class WebhookSecretAnswer(BaseModel):
+    """What may be shown of the secret that a job's own webhooks are signed with."""
+
+    object: Literal["webhook_secret"]
+    signing_secret_hint: str
+    created_at: int
+    updated_at: int
+
+
+class WebhookSecretShown(WebhookSecretAnswer):
+    """The secret itself, which is shown this once."""
+
+    signing_secret: str
+
+
+class WebhookTry(BaseModel):
+    """One try to deliver a webhook."""
+
+    started_at: float
+    seconds: float
+    status_code: int | None = Field(description="The receiver's HTTP status; null if it gave none.")
+    error: str | None = Field(description="A word for what went wrong; null after a 2xx.")
+    detail: str | None
+
+
+class WebhookDeliveryData(BaseModel):
+    """What the event is about."""
+
+    id: str
+
+
+class WebhookDeliveryAnswer(BaseModel):
+    """An event on its way to one receiver."""
+
+    id: str
+    object: Literal["webhook_delivery"]
+    webhook_id: str = Field(description="The event's id, in the header `webhook-id` of every try.")
+    webhook_endpoint_id: str | None = Field(description="null: the URL that the job named itself.")
+    event_type: str
+    data: WebhookDeliveryData
+    status: DeliveryStatus
+    created_at: float
+    next_try_at: float | None
+    ended_at: float | None
+    error: str | None = Field(description="What went wrong last; null if nothing did.")
+    tries: list[WebhookTry]
+    test: bool
+
+
+class WebhookDeliveryList(_List):
+    """A page of webhook deliveries, newest first."""
+
+    data: list[WebhookDeliveryAnswer]
 
 
 class Deleted(BaseModel):

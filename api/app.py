@@ -10,7 +10,20 @@ from flask import Flask, Response, g, request
 
 from api import errors
 from api.access import KeyRing
-from api.doors import completions, dead_letters, documents, generate, health, jobs, models, queues, responses
+from api.doors import (
+    completions,
+    dead_letters,
+    documents,
+    generate,
+    health,
+    jobs,
+    models,
+    queues,
+    responses,
+    webhook_deliveries,
+    webhook_endpoints,
+    webhook_secret,
+)
 from api.metrics import Metrics
 from api.models_proxy import ModelsProxy
 from api.services import Services
@@ -18,11 +31,15 @@ from api.synchronous import ClientGone, client_gone_response
 from api.waiting import Waiter
 from jobs.broker import MessageMaker, make_celery
 from jobs.redis_clients import api_client, listener_client
+from jobs.sealing import Sealer
 from jobs.settings import Settings
 from jobs.store import JobStore
 
 _log = structlog.stdlib.get_logger("promptq.api")
-_DOORS = (jobs, dead_letters, queues, responses, completions, generate, models, health, documents)
+_DOORS = (
+    *(jobs, dead_letters, queues, responses, completions, generate, models),
+    *(webhook_endpoints, webhook_secret, webhook_deliveries, health, documents),
+)
 _WITHOUT_KEY = frozenset(
     {"health.healthz", "health.readyz", "health.metrics", "documents.openapi", "documents.docs", "static"}
 )
@@ -39,6 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         MessageMaker(make_celery(settings)),
         result_ttl=settings.result_ttl,
         fsync=settings.durability == "fsync",
+        sealer=Sealer.from_settings(settings),
     )
     services = Services(
         settings=settings,

@@ -35,6 +35,11 @@ def read_object() -> tuple[bytes, dict[str, Any]]:
     return raw, parsed
 
 
+def read_object_or_nothing() -> dict[str, Any]:
+    """The request's body as a JSON object; an empty one where there is no body. Raises as ``read_object`` does."""
+    return read_object()[1] if request.get_data() else {}
+
+
 def validate(model: type[M], value: object, *, prefix: str = "") -> M:
     """The value as the model. Raises ``InvalidRequest`` that names the first thing wrong, below ``prefix``."""
     try:

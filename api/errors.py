@@ -16,16 +16,23 @@ from jobs.errors import (
     InvalidRequest,
     JobCancelled,
     LLMError,
+    NotDeliverable,
     NotRetryable,
     PayloadTooLarge,
     PromptQError,
+    SecretShown,
     WaitTimeout,
+    WebhooksOff,
+    WebhookTestFailed,
 )
 
 _log = structlog.stdlib.get_logger("promptq.api")
 
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
-_NOT_TO_BE_RETRIED = (IdempotencyConflict, JobCancelled, NotRetryable, WaitTimeout, LLMError)
+_NOT_TO_BE_RETRIED = (
+    *(IdempotencyConflict, JobCancelled, NotDeliverable, NotRetryable, SecretShown),
+    *(WaitTimeout, LLMError, WebhooksOff, WebhookTestFailed),
+)
 _NAMES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 

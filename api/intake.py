@@ -13,10 +13,12 @@ from flask import g, request
 
 from api.bodies import check_prompt_size, dump
 from api.services import owner, services
+from jobs import webhook_urls
 from jobs.errors import InvalidRequest
 from jobs.model import Endpoint, Job, NewJob, new_job_id
 from jobs.queues import QueueName
 from jobs.store import Accepted
+from jobs.webhook_urls import Target
 
 _log = structlog.stdlib.get_logger("promptq.api")
 _MAX_KEY = 255
@@ -38,6 +40,9 @@ class Submission:
     attempt_timeout: float | None = None
     metadata: Mapping[str, str] | None = None
     background: bool = False
+    webhook_url: str | None = None
+    #: Where ``webhook_url`` stands in the request.
+    webhook_param: str = "webhook_url"
 
 
 def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
@@ -47,6 +52,10 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
     ``JobStore.create`` raises.
     """
     key = idempotency_key()
+    webhook_host = ""
+    if submission.webhook_url is not None:
+        webhook_host = webhook_target(submission.webhook_url, param=submission.webhook_param).authority
+        services().store.webhooks.ensure_owner_secret(owner())
     new = NewJob(
         id=new_job_id(submission.endpoint),
         owner=owner(),
@@ -60,6 +69,8 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
         idempotency_key=key,
         fingerprint=_fingerprint(sent) if key is not None else "",
         background=submission.background,
+        webhook_url=submission.webhook_url,
+        webhook_host=webhook_host,
     )
     accepted = services().store.create(new)
     # Whatever becomes of this request, its caller can find the job (api.app writes the header).
@@ -70,6 +81,14 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
         "job.submitted", job_id=accepted.job_id, owner=new.owner, queue=new.queue, created=accepted.made is not None
     )
     return accepted
+
+
+def webhook_target(url: str, *, param: str) -> Target:
+    """The URL in its parts. Raises ``InvalidRequest`` where no webhook may be sent there."""
+    try:
+        return webhook_urls.parse(url, services().settings.webhook_allow)
+    except webhook_urls.Refused as refused:
+        raise InvalidRequest(f"No webhook can be sent there: {refused}.", param=param) from None
 
 
 def resubmit(job_id: str) -> Accepted:

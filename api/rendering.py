@@ -9,6 +9,7 @@ from typing import Any, Final
 from jobs.errors import LLMRateLimited
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
+from jobs.webhooks import Delivery, Endpoint
 
 #: What a Response repeats of the request until the LLM has answered, and what OpenAI says where it was not given.
 _ECHOED: Final[Mapping[str, Any]] = {
@@ -44,6 +45,7 @@ def job_summary(job: Job) -> dict[str, Any]:
         "deadline_at": job.deadline_at,
         "retry_at": job.retry_at,
         "attempt_timeout_seconds": job.attempt_timeout,
+        "webhook_url": job.webhook_url,
         "retried_from": job.retried_from,
         "retried_as": job.retried_as,
         "metadata": job.metadata,
@@ -68,6 +70,43 @@ def queue_answer(state: QueueState) -> dict[str, Any]:
         "waiting": state.waiting,
         "running": state.running,
         "next_created_at": state.next_created_at,
+    }
+
+
+def endpoint_answer(endpoint: Endpoint) -> dict[str, Any]:
+    """A webhook endpoint, without its secret."""
+    return {
+        "id": endpoint.id,
+        "object": "webhook_endpoint",
+        "name": endpoint.name,
+        "url": endpoint.url,
+        "event_types": endpoint.event_types,
+        "signing_secret_hint": endpoint.secret_hint,
+        "created_at": int(endpoint.created_at),
+        "updated_at": int(endpoint.updated_at),
+        "enabled": endpoint.disabled_at is None,
+        "disabled_at": endpoint.disabled_at,
+        "disabled_reason": endpoint.disabled_reason,
+        "failing_since": endpoint.failing_since,
+    }
+
+
+def delivery_answer(delivery: Delivery) -> dict[str, Any]:
+    """A webhook delivery, with every try."""
+    return {
+        "id": delivery.id,
+        "object": "webhook_delivery",
+        "webhook_id": delivery.event_id,
+        "webhook_endpoint_id": delivery.endpoint_id,
+        "event_type": delivery.event_type,
+        "data": {"id": delivery.object_id},
+        "status": delivery.status.value,
+        "created_at": delivery.created_at,
+        "next_try_at": delivery.due_at,
+        "ended_at": delivery.ended_at,
+        "error": delivery.error or (delivery.tries[-1]["error"] if delivery.tries else None),
+        "tries": delivery.tries,
+        "test": delivery.test,
     }
 
 

@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.queues import QueueName
 from jobs.settings import MAX_DEADLINE
+from jobs.webhook_urls import MAX_URL
+from jobs.webhooks import DeliveryStatus, EventType
 
 
 def _no_stream(value: bool) -> bool:
@@ -34,6 +36,10 @@ Metadata = Annotated[
     Field(max_length=16),
 ]
 Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE, allow_inf_nan=False)]
+#: How a URL must be written, jobs.webhook_urls says.
+WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL), Field(examples=["https://…"])]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=100)]
+EndpointName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 AttemptTimeout = Annotated[float, Field(gt=0, le=MAX_DEADLINE, allow_inf_nan=False)]
 
 
@@ -52,6 +58,9 @@ class JobOptions(_Ours):
     deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
     attempt_timeout_seconds: AttemptTimeout | None = Field(
         None, description="An attempt that takes longer is ended, and repeated as after any time-out of the LLM."
+    )
+    webhook_url: WebhookUrl | None = Field(
+        None, description="Where to tell of the job's end, signed with your webhook secret (`/v1/webhook_secret`)."
     )
 
 
@@ -127,6 +136,9 @@ class _JobFields(_Ours):
     deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
     attempt_timeout_seconds: AttemptTimeout | None = Field(
         None, description="An attempt that takes longer is ended, and repeated as after any time-out of the LLM."
+    )
+    webhook_url: WebhookUrl | None = Field(
+        None, description="Where to tell of the job's end, signed with your webhook secret (`/v1/webhook_secret`)."
     )
 
 
@@ -234,3 +246,39 @@ class InputItemsQuery(PageQuery):
     """Which page of a response's input items, and in which order."""
 
     order: Literal["asc", "desc"] = "desc"
+
+
+class EndpointCreate(_Ours):
+    """The body of `POST /v1/webhook_endpoints`, as OpenAI documents it."""
+
+    name: EndpointName
+    url: WebhookUrl
+    event_types: EventTypes
+
+
+class EndpointUpdate(_Ours):
+    """What changes of a webhook endpoint."""
+
+    name: EndpointName | None = None
+    url: WebhookUrl | None = None
+    event_types: EventTypes | None = None
+    enabled: bool | None = Field(None, description="Not in OpenAI's API: false disables it, true enables it again.")
+
+
+class EndpointTest(_Ours):
+    """Which event a test sends."""
+
+    event_type: EventType
+
+
+class RotateSecret(_Ours):
+    """How a secret is replaced."""
+
+    keep_old_secret_active_for_24_hours: bool | None = None
+
+
+class DeliveriesQuery(PageQuery):
+    """Which deliveries, and which page of them."""
+
+    endpoint: str | None = Field(None, description="A webhook endpoint's id, or job: those to a job's own URL.")
+    status: DeliveryStatus | None = None

@@ -6,16 +6,25 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.model import Job
 from jobs.queues import EVENTS_CHANNEL
 from jobs.subscription import listen
 
+
+class Ending(Protocol):
+    """What can be waited for."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended for good."""
+
+
+T = TypeVar("T", bound=Ending)
 _log = structlog.stdlib.get_logger("promptq.api")
 #: How long Redis may be away (seconds) before those who wait are woken to find out; and between two tries to reach it.
 _PATIENCE: Final = 5.0
@@ -35,13 +44,15 @@ class Waiter:
     def wait(
         self,
         job_id: str,
-        read: Callable[[], Job],
+        read: Callable[[], T],
         *,
         timeout: float,
         stop: Callable[[], bool] = lambda: False,
         wake: threading.Event | None = None,
-    ) -> Job:
-        """Read the job until it has ended, ``timeout`` seconds are over or ``stop`` says so; answer the last reading.
+    ) -> T:
+        """Read the job (or webhook delivery) until it has ended, ``timeout`` seconds are over or ``stop`` says so.
+
+        Answers the last reading.
 
         Between two readings nothing is asked of Redis: what wakes us is the event of the job's end, a new connection
         (events may have been missed on the old one), or ``wake`` being set.
@@ -58,7 +69,7 @@ class Waiter:
                 event.clear()
                 job = read()
                 left = deadline - time.monotonic()
-                if job.status.terminal or left <= 0 or stop():
+                if job.ended or left <= 0 or stop():
                     return job
                 event.wait(left)
         finally:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 import openai
+from openai.types.webhooks import ResponseCompletedWebhookEvent
 from rich.console import Console
+
+from cli.client.receiver import Receiver
 
 _PROMPTS: Final = (
     "Explain Kubernetes in simple terms.",
@@ -23,6 +28,7 @@ _PROMPTS: Final = (
     "Pourquoi le ciel est-il bleu ? ☀",
 )
 _START_LIMIT: Final = 120.0
+_WEBHOOK_LIMIT: Final = 30.0
 _console = Console(highlight=False)
 
 
@@ -97,15 +103,44 @@ def _use(stack: dict[str, Any]) -> int:
     chat = client.chat.completions.create(model="sim", messages=[{"role": "user", "content": _PROMPTS[2]}])
     _answer(_PROMPTS[2], chat.choices[0].message.content or "")
 
+    _webhook(client)
+
     calls = httpx2.get(stack["llm"].removesuffix("/v1") + "/stats").raise_for_status().json()["calls"]
-    answered = len(_PROMPTS) + 3
+    answered = len(_PROMPTS) + 4
     if calls != answered:
         raise SystemExit(f"{answered} prompts made {calls} calls of the LLM")
-    _say("5. Watch", "every task by name and job id, never by prompt")
+    _say("6. Watch", "every task by name and job id, never by prompt")
     _console.print(f"   Flower        {stack['flower']}", soft_wrap=True)
     _console.print(f"   API reference {api}/docs", soft_wrap=True)
     _console.print(f"   LLM calls     {calls}, one for each prompt")
     return answered
+
+
+def _webhook(client: openai.OpenAI) -> None:
+    """Have a job's end told to a receiver of our own, which believes nothing that the SDK does not verify."""
+    _say(
+        "5. Be told by a signed webhook",
+        "client.webhooks.create(...), then client.webhooks.unwrap(body, headers, secret=...)",
+    )
+    arrived: queue.SimpleQueue[tuple[Mapping[str, str], bytes]] = queue.SimpleQueue()
+
+    def take(headers: Mapping[str, str], body: bytes) -> bool:
+        arrived.put((headers, body))
+        return True
+
+    with Receiver(0, take) as receiver:
+        endpoint = client.webhooks.create(name="demo", url=receiver.url, event_types=["response.completed"])
+        response = client.responses.create(model="sim", input=_PROMPTS[3], background=True)
+        try:
+            headers, body = arrived.get(timeout=_WEBHOOK_LIMIT)
+        except queue.Empty:
+            raise SystemExit("no webhook has arrived") from None
+        event = client.webhooks.unwrap(body, headers, secret=endpoint.signing_secret)
+        if not isinstance(event, ResponseCompletedWebhookEvent) or event.data.id != response.id:
+            raise SystemExit("the webhook is not that of the response")
+        text = client.responses.retrieve(event.data.id).output_text
+        client.webhooks.delete(endpoint.id)
+    _answer(_PROMPTS[3], text, f"{event.type} of {event.data.id}, verified by the SDK")
 
 
 def _say(title: str, how: str = "") -> None:

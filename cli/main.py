@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-COMMANDS = ("up", "submit", "status", "cancel", "jobs", "dead-letters", "queues")
+COMMANDS = ("up", "submit", "status", "cancel", "jobs", "dead-letters", "queues", "webhooks")
 
 
 class Commands(click.Group):
@@ -46,6 +46,7 @@ def main() -> None:
     promptq jobs                                the newest jobs
     promptq dead-letters                        jobs that failed for good; also: retry, purge
     promptq queues                              how long the queues are; also: pause, resume
+    promptq webhooks listen                     receive, verify and print events; also: list, deliveries
 
     Every command has its own --help.
     """

@@ -9,11 +9,16 @@ PromptQError
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
 │   ├── NotRetryable                    409
+│   ├── NotDeliverable                  409
+│   ├── SecretShown                     409
 │   └── PayloadTooLarge                 413
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
 │   └── AcceptanceUnknown               the reply was lost
+├── WebhooksOff                         501
+├── WebhookTestFailed                   502
+├── SecretUnreadable                    500
 ├── WaitTimeout                         504
 ├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
@@ -103,6 +108,20 @@ class NotRetryable(RequestError):
     http_status = 409
 
 
+class NotDeliverable(RequestError):
+    """Raised when a webhook shall be sent again whose endpoint is deleted or disabled."""
+
+    code = "not_deliverable"
+    http_status = 409
+
+
+class SecretShown(RequestError):
+    """Raised when a signing secret is asked for a second time."""
+
+    code = "secret_already_shown"
+    http_status = 409
+
+
 class PayloadTooLarge(RequestError):
     """Raised when a body or a prompt is larger than the settings allow."""
 
@@ -134,6 +153,26 @@ class AcceptanceUnknown(Unavailable):
     """Raised when Redis was asked to make a job and its answer was lost."""
 
     code = "acceptance_unknown"
+
+
+class WebhooksOff(PromptQError):
+    """Raised when a webhook is asked for on a server that has no key to keep signing secrets with."""
+
+    code = "webhooks_not_set_up"
+    http_status = 501
+
+
+class SecretUnreadable(PromptQError):
+    """Raised when no key opens a signing secret."""
+
+    code = "secret_unreadable"
+
+
+class WebhookTestFailed(PromptQError):
+    """Raised when a test event had no answer of its endpoint."""
+
+    code = "webhook_test_failed"
+    http_status = 502
 
 
 class WaitTimeout(PromptQError):

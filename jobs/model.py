@@ -81,6 +81,9 @@ class NewJob:
     background: bool = False
     #: Seconds that one attempt may take; None: as long as any LLM call may.
     attempt_timeout: float | None = None
+    #: Where the job's end shall be told, besides its owner's endpoints, and the host (with its port) in that URL.
+    webhook_url: str | None = None
+    webhook_host: str = ""
 
     def as_job(self, created_at: float) -> Job:
         """The job that it became (Unix seconds)."""
@@ -97,6 +100,7 @@ class NewJob:
             metadata=self.metadata,
             background=self.background,
             attempt_timeout=self.attempt_timeout,
+            webhook_url=self.webhook_url,
             request=self.request,
         )
 
@@ -125,6 +129,8 @@ class Job:
     background: bool = False
     #: Seconds that one attempt may take; None: as long as any LLM call may.
     attempt_timeout: float | None = None
+    #: Where the job's end shall be told, besides its owner's endpoints.
+    webhook_url: str | None = None
     #: The failed or cancelled job that this one repeats, and the one that repeats this one; else None.
     retried_from: str | None = None
     retried_as: str | None = None
@@ -140,6 +146,11 @@ class Job:
     request: bytes = b""
     #: The LLM's answer, byte for byte; None until there is one, or where it was not asked for.
     result: bytes | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is in a terminal state."""
+        return self.status.terminal
 
     @classmethod
     def from_record(cls, job_id: str, record: Mapping[bytes, bytes | None]) -> Job:
@@ -164,6 +175,7 @@ class Job:
             metadata=_json(record, b"metadata") or {},
             background=record.get(b"background") == b"1",
             attempt_timeout=_seconds(record, b"attempt_timeout"),
+            webhook_url=_text(record, b"webhook_url"),
             retried_from=_text(record, b"retried_from"),
             retried_as=_text(record, b"retried_as"),
             attempts=tuple(_json(record, b"attempts") or ()),

@@ -20,6 +20,19 @@ PREFIX: Final = "promptq:"
 EVENTS_CHANNEL: Final = PREFIX + "events"
 #: Ids of running jobs that were cancelled or deleted; what makes workers abort their calls.
 ABORTS_CHANNEL: Final = PREFIX + "aborts"
+#: A word when webhooks have become due and nobody is at them.
+WEBHOOKS_CHANNEL: Final = PREFIX + "webhooks"
+#: The backlog that due webhook deliveries are members of, as jobs are of their queue's (see ``backlog_key``).
+WEBHOOKS: Final = "webhooks"
+WEBHOOK_SCHEDULED: Final = PREFIX + "webhook-scheduled"
+WEBHOOK_LEASES: Final = PREFIX + "webhook-leases"
+#: How many deliveries are on their way to each host.
+WEBHOOK_RUNNING: Final = PREFIX + "webhook-running"
+#: Hosts that have been slow, by when that is forgotten.
+WEBHOOK_SLOW: Final = PREFIX + "webhook-slow"
+#: Hosts that have something due, by when they were served last.
+WEBHOOK_TURNS_FAST: Final = PREFIX + "webhook-turns:fast"
+WEBHOOK_TURNS_SLOW: Final = PREFIX + "webhook-turns:slow"
 #: kombu's own (``kombu/transport/redis.py``): messages that a worker has taken and not acknowledged.
 UNACKED: Final = "unacked"
 UNACKED_INDEX: Final = "unacked_index"
@@ -34,6 +47,8 @@ HOLD: Final = PREFIX + "hold"
 
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 JOB_ID_PATTERN: Final = re.compile(r"(job|resp)_[0-9a-f]{32}")
+ENDPOINT_ID_PATTERN: Final = re.compile(r"we_[0-9a-f]{32}")
+DELIVERY_ID_PATTERN: Final = re.compile(r"whd_[0-9a-f]{32}_(job|[0-9a-f]{12})")
 
 
 def job_key(job_id: str) -> str:
@@ -64,6 +79,26 @@ def held_messages_key(queue: str) -> str:
 def claimed_key(queue: str) -> str:
     """The highest enqueueing number that was claimed from a queue."""
     return f"{PREFIX}claimed:{queue}"
+
+
+def endpoint_key(endpoint_id: str) -> str:
+    """The hash that is the record of one webhook endpoint."""
+    return f"{PREFIX}webhook-endpoint:{endpoint_id}"
+
+
+def endpoints_key(owner: str) -> str:
+    """The sorted set of an owner's webhook endpoints, the newest last."""
+    return f"{PREFIX}webhook-endpoints:{owner}"
+
+
+def owner_secret_key(owner: str) -> str:
+    """The hash that holds the secret for the webhook URLs that an owner's jobs name themselves."""
+    return f"{PREFIX}webhook-secret:{owner}"
+
+
+def delivery_key(delivery_id: str) -> str:
+    """The hash that is the record of one webhook delivery."""
+    return f"{PREFIX}delivery:{delivery_id}"
 
 
 def celery_queue(queue: str) -> str:

@@ -12,6 +12,7 @@ from redis.commands.core import Script
 from jobs import queues
 from jobs.errors import DeadlineExceeded
 from jobs.model import SCHEMA_VERSION
+from jobs.webhooks import EVENT_TYPES, SLOW_SECONDS
 
 #: What a job gets that outlived its deadline. Its code is part of the API.
 EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did not end before its deadline."}
@@ -23,7 +24,9 @@ MAX_STRIKES: Final = 3
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit"})
+_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe"})
+#: What stands before each script, in this order.
+_LIBRARY: Final = ("base", "outbox", "lib")
 
 
 class Scripts:
@@ -49,12 +52,22 @@ class Scripts:
         self.sweep = self._load(client, "sweep")
         self.tick = self._load(client, "tick")
         self.purge = self._load(client, "purge")
+        self.deliver = self._load(client, "deliver")
+        self.settle = self._load(client, "settle")
+        self.pace = self._load(client, "pace")
+        self.outbox_due = self._load(client, "outbox_due")
+        self.redeliver = self._load(client, "redeliver")
+        self.deliveries = self._load(client, "deliveries")
+        self.endpoint = self._load(client, "endpoint")
+        self.endpoint_delete = self._load(client, "endpoint_delete")
+        self.secret = self._load(client, "secret")
+        self.probe = self._load(client, "probe")
 
     @staticmethod
     def _load(client: Redis, name: str) -> Script:
         folder = files("jobs") / "lua"
         shebang = "#!lua" if name in _DENIED_WHEN_FULL else "#!lua flags=allow-oom"
-        parts = [shebang, _constants(), (folder / "lib.lua").read_text(), (folder / f"{name}.lua").read_text()]
+        parts = [shebang, _constants(), *((folder / f"{part}.lua").read_text() for part in (*_LIBRARY, name))]
         return client.register_script("\n".join(parts))
 
 
@@ -64,6 +77,9 @@ def _constants() -> str:
         "LIST_PREFIX": queues.celery_queue(""),
         "EVENTS_CHANNEL": queues.EVENTS_CHANNEL,
         "ABORTS_CHANNEL": queues.ABORTS_CHANNEL,
+        "WEBHOOKS_CHANNEL": queues.WEBHOOKS_CHANNEL,
+        "EVENT_TYPES": ",".join(EVENT_TYPES),
+        "SLOW_MS": SLOW_SECONDS * 1000,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
         "UNACKED": queues.UNACKED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import re
@@ -13,10 +14,13 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.queues import OWNER_PATTERN, QUEUES
+from jobs.webhook_urls import Allowed
 
 LOCAL_OWNER = "local"
 #: Longest deadline, in seconds: beyond it a job would outlive what is kept of it.
 MAX_DEADLINE = 30 * 24 * 3600
+_MAX_WEBHOOK_DELAY = 7 * 24 * 3600
+_MAX_WEBHOOK_RETRIES = 20
 
 
 class Settings(BaseSettings):
@@ -132,6 +136,35 @@ class Settings(BaseSettings):
         None, description="The scheduler writes its pid here after its first tick."
     )
 
+    encryption_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="Keys under which webhook secrets are stored (`promptq webhooks key` makes one), separated by "
+        "commas: the first encrypts, all decrypt. Without one there are no webhooks.",
+    )
+    webhook_allow: Annotated[Allowed, NoDecode] = Field(
+        Allowed(),
+        description="Hosts (name, or .suffix) and networks (CIDR) that webhooks may reach although they are private, "
+        "and by http, separated by commas.",
+    )
+    webhook_concurrency: int = Field(
+        100, ge=0, le=5000, description="Webhooks that one worker process sends at once, beside its LLM calls; 0: none."
+    )
+    webhook_slow_concurrency: int = Field(
+        25, ge=1, le=5000, description="How many more it sends at once to hosts that are slow, all of them together."
+    )
+    webhook_slow_after: float = Field(2.0, gt=0, description="A host that takes longer than this is slow.")
+    webhook_per_host: int = Field(
+        20, ge=1, le=1000, description="Webhooks on their way to one host at once, from all workers together."
+    )
+    webhook_timeout: float = Field(15.0, gt=0, le=300, description="Longest try to deliver a webhook, in all.")
+    webhook_retries: Annotated[tuple[float, ...], NoDecode] = Field(
+        (5, 300, 1800, 7200, 18000, 36000, 36000),
+        description="Seconds from each failed try to the next, separated by commas; a fifth more or less at random.",
+    )
+    webhook_disable_after: float = Field(
+        5 * 24 * 3600, gt=0, description="An endpoint whose tries have all failed for so long is disabled."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )
@@ -185,6 +218,39 @@ class Settings(BaseSettings):
         if not all(OWNER_PATTERN.fullmatch(owner) for owner in value):
             raise ValueError("must be owners (letters, digits, '_', '-', '.'), separated by commas")
         return value
+
+    @field_validator("encryption_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        keys = [part.strip() for part in value.split(",") if part.strip()]
+        for key in keys:
+            try:
+                size = len(base64.b64decode(key, altchars=b"-_", validate=True))
+            except ValueError:
+                size = 0
+            if size != 32:
+                raise ValueError("each must be 32 bytes in URL-safe base64; `promptq webhooks key` makes one")
+        return tuple(SecretStr(key) for key in keys)
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _parse_allowed(cls, value: object) -> object:
+        return Allowed.parse(part for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("webhook_retries", mode="before")
+    @classmethod
+    def _parse_retries(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            delays = tuple(float(part) for part in value.split(",") if part.strip())
+        except ValueError:
+            delays = (-1.0,)
+        if not all(0 <= delay <= _MAX_WEBHOOK_DELAY for delay in delays) or len(delays) > _MAX_WEBHOOK_RETRIES:
+            raise ValueError(f"must be up to {_MAX_WEBHOOK_RETRIES} durations in seconds, separated by commas")
+        return delays
 
     @property
     def open_access(self) -> bool:

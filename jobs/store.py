@@ -17,15 +17,18 @@ from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable
 from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
+from jobs.outbox import Outbox
 from jobs.queue_control import QueueControl
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
+from jobs.sealing import Sealer
 from jobs.upkeep import Upkeep
+from jobs.webhook_store import WebhookStore
 
 #: What a job's record holds besides the two large texts, ``request`` and ``result``.
 SUMMARY_FIELDS: Final = (
     *("v", "owner", "endpoint", "queue", "status", "model", "attempt", "strikes", "created", "started", "finished"),
-    *("deadline", "retry_at", "metadata", "background", "attempt_timeout", "retried_from", "retried_as"),
+    *("deadline", "retry_at", "metadata", "background", "attempt_timeout", "webhook_url", "retried_from", "retried_as"),
     *("attempts", "error", "usage"),
 )
 
@@ -55,8 +58,16 @@ class Page:
 class JobStore:
     """Jobs in Redis. Every method raises ``StoreUnavailable`` when Redis does not answer, unless it says otherwise."""
 
-    def __init__(self, client: Redis, messages: MessageMaker, *, result_ttl: int, fsync: bool = False) -> None:
-        """``fsync``: whether a job counts as made only once it is on Redis's disk."""
+    def __init__(
+        self,
+        client: Redis,
+        messages: MessageMaker,
+        *,
+        result_ttl: int,
+        fsync: bool = False,
+        sealer: Sealer | None = None,
+    ) -> None:
+        """``fsync``: whether a job counts as made only once it is on disk. ``sealer``: for the secrets of webhooks."""
         self._client = client
         self._fsync = fsync
         self._scripts = Scripts(client)
@@ -64,6 +75,9 @@ class JobStore:
         self._ttl_ms = result_ttl * 1000
         #: What an operator does.
         self.queues = QueueControl(client, self._scripts)
+        #: Who is told of the jobs' ends, and the telling.
+        self.webhooks = WebhookStore(client, self._scripts, sealer)
+        self.outbox = Outbox(client, self._scripts, ttl_ms=self._ttl_ms)
         #: What the scheduler does.
         self.upkeep = Upkeep(client, self._scripts, messages, ttl_ms=self._ttl_ms)
 
@@ -94,6 +108,8 @@ class JobStore:
             fields["background"] = 1
         if new.attempt_timeout is not None:
             fields["attempt_timeout"] = max(1, round(new.attempt_timeout * 1000))
+        if new.webhook_url is not None:
+            fields |= {"webhook_url": new.webhook_url, "webhook_host": new.webhook_host}
         deadline = "" if new.deadline_seconds is None else max(1, round(new.deadline_seconds * 1000))
         message = self._messages.message(new.id, new.queue)
         known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
@@ -282,6 +298,7 @@ def _repeated(job: Job, new_id: str, created_at: float) -> Job:
         metadata=job.metadata,
         background=job.background,
         attempt_timeout=job.attempt_timeout,
+        webhook_url=job.webhook_url,
         retried_from=job.id,
     )
 

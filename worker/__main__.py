@@ -12,16 +12,21 @@ import sys
 from typing import Any
 
 import gevent
+import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from jobs import logs, open_files
 from jobs.queues import celery_queue
+from jobs.redis_clients import listener_client
 from worker import deliveries, shutdown
 from worker.alone_runs import Alone
 from worker.calls import Calls
 from worker.celery_app import app, settings
 from worker.tasks import register
-from worker.wiring import wire
+from worker.webhooks.wiring import make_deliverer
+from worker.wiring import make_store, wire
+
+_log = structlog.stdlib.get_logger("promptq.worker")
 
 
 def main() -> int:
@@ -43,14 +48,21 @@ def main() -> int:
     @worker_shutting_down.connect(weak=False)
     def begin_to_stop(**_: Any) -> None:
         alone.stop()
-        shutdown.begin(settings.grace_seconds, calls, also=alone)
+        deliverer.close()
+        shutdown.begin(settings.grace_seconds, calls, also=(alone, deliverer))
 
+    store = make_store(app, settings)
+    deliverer = make_deliverer(store.outbox, settings)
     try:
-        runner, beside = wire(app, settings, calls, alone=alone.run)
+        runner, beside = wire(store, settings, calls, alone=alone.run)
     except ValueError as error:
         print(f"promptq worker: {error}", file=sys.stderr)
         return 2
     register(app, runner)
+    if settings.webhook_concurrency:
+        if deliverer.sealer is None:
+            _log.warning("webhooks.no_key", setting="PROMPTQ_ENCRYPTION_KEYS")
+        beside += [gevent.spawn(deliverer.run), gevent.spawn(deliverer.listen, listener_client(settings))]
     queues = ",".join(celery_queue(name) for name in settings.worker_queues)
     try:
         app.worker_main(
@@ -68,6 +80,7 @@ def main() -> int:
             ]
         )
     finally:
+        deliverer.finish(settings.grace_seconds)
         gevent.killall(beside)
     return 0
 

@@ -19,6 +19,7 @@ import structlog
 from jobs import logs
 from jobs.broker import MessageMaker, make_celery
 from jobs.errors import Unavailable
+from jobs.outbox import Outbox
 from jobs.queues import QUEUES
 from jobs.redis_clients import worker_client
 from jobs.settings import load_or_exit
@@ -44,6 +45,7 @@ class Scheduler:
     """Does what is due. ``grace`` (seconds) is how long a message may be on its way before it counts as lost."""
 
     upkeep: Upkeep
+    outbox: Outbox
     lease_seconds: float
     grace: float = 10.0
     clock: Callable[[], float] = time.monotonic
@@ -63,6 +65,7 @@ class Scheduler:
             _log.warning("scheduler.recovery_on_hold", gap_seconds=round(gap, 1))
         steps: dict[str, Callable[[], int]] = {
             "promoted": self.upkeep.promote_due,
+            "webhooks": lambda: sum(self.outbox.move_due()),
             "expired": self.upkeep.expire_due,
             "compacted": lambda: sum(self.upkeep.compact(queue) for queue in QUEUES),
             "repaired": lambda: sum(self._repair(queue, now) for queue in QUEUES),
@@ -108,7 +111,12 @@ def main() -> int:
     settings = load_or_exit("scheduler")
     logs.configure(settings.log_level, settings.log_format)
     store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
-    scheduler = Scheduler(upkeep=store.upkeep, lease_seconds=settings.lease_seconds, grace=settings.repair_after)
+    scheduler = Scheduler(
+        upkeep=store.upkeep,
+        outbox=store.outbox,
+        lease_seconds=settings.lease_seconds,
+        grace=settings.repair_after,
+    )
     # Well within the third of a lease that counts as an outage.
     interval = min(settings.scheduler_interval, settings.lease_seconds / 6)
     stop = threading.Event()

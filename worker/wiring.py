@@ -18,15 +18,19 @@ from worker.retries import RetryPolicy
 from worker.runner import Ran, Runner
 
 
+def make_store(app: Celery, settings: Settings) -> JobStore:
+    """The store as a worker uses it."""
+    return JobStore(worker_client(settings), MessageMaker(app), result_ttl=settings.result_ttl)
+
+
 def wire(
-    app: Celery, settings: Settings, calls: Calls, *, alone: Callable[[str], Ran | None] | None
+    store: JobStore, settings: Settings, calls: Calls, *, alone: Callable[[str], Ran | None] | None
 ) -> tuple[Runner, list[gevent.Greenlet[..., None]]]:
     """A runner on these settings, and the greenlets that keep its jobs its own.
 
     ``alone`` runs a job in a process of its own; None where this is that process. Raises ``ValueError`` where no LLM is
     configured.
     """
-    store = JobStore(worker_client(settings), MessageMaker(app), result_ttl=settings.result_ttl)
     runner = Runner(
         store=store,
         llm=LLMClient.from_settings(settings),

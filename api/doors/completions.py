@@ -61,6 +61,8 @@ def _ask(endpoint: Endpoint) -> Response:
             queue=ours.queue or ("default" if asynchronous else "interactive"),
             deadline_seconds=ours.deadline_seconds,
             attempt_timeout=ours.attempt_timeout_seconds,
+            webhook_url=ours.webhook_url,
+            webhook_param="promptq.webhook_url",
             metadata=metadata,
         ),
         sent,

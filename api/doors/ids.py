@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.errors import NotFound
-from jobs.queues import JOB_ID_PATTERN
+from jobs.queues import DELIVERY_ID_PATTERN, ENDPOINT_ID_PATTERN, JOB_ID_PATTERN
 
 
 def known_id(job_id: str, *, param: str = "id") -> str:
@@ -19,3 +19,17 @@ def known_response_id(response_id: str, *, param: str = "id") -> str:
     if not response_id.startswith("resp_"):
         raise NotFound("No response with this id found.", param=param)
     return known_id(response_id, param=param)
+
+
+def known_endpoint_id(endpoint_id: str, *, param: str = "id") -> str:
+    """The id, if it can be that of a webhook endpoint. Raises ``NotFound``."""
+    if not ENDPOINT_ID_PATTERN.fullmatch(endpoint_id):
+        raise NotFound("No webhook endpoint with this id found.", param=param)
+    return endpoint_id
+
+
+def known_delivery_id(delivery_id: str, *, param: str = "id") -> str:
+    """The id, if it can be that of a webhook delivery. Raises ``NotFound``."""
+    if not DELIVERY_ID_PATTERN.fullmatch(delivery_id):
+        raise NotFound("No webhook delivery with this id found.", param=param)
+    return delivery_id

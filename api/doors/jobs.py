@@ -57,6 +57,7 @@ def _from_prompt(sent: dict[str, Any], size: int) -> Submission:
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
         attempt_timeout=job.attempt_timeout_seconds,
+        webhook_url=job.webhook_url,
         metadata=job.metadata,
     )
 
@@ -71,6 +72,7 @@ def _from_endpoint(sent: dict[str, Any], size: int) -> Submission:
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
         attempt_timeout=job.attempt_timeout_seconds,
+        webhook_url=job.webhook_url,
         metadata=job.metadata,
     )
 

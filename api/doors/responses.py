@@ -53,6 +53,8 @@ def create() -> Response:
             queue=ours.queue or _queue(body),
             deadline_seconds=ours.deadline_seconds,
             attempt_timeout=ours.attempt_timeout_seconds,
+            webhook_url=ours.webhook_url,
+            webhook_param="promptq.webhook_url",
             metadata=body.metadata,
             background=bool(body.background),
         ),

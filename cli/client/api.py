@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -110,6 +110,31 @@ class Api:
     def resume(self, queue: str) -> dict[str, Any]:
         """Let a paused queue go on; return its state."""
         return self._call("POST", f"/v1/queues/{quote(queue, safe='')}/resume")
+
+    def event_types(self) -> Sequence[str]:
+        """Return the events that webhook endpoints can have."""
+        return tuple(self._call("GET", "/v1/webhook_event_types").get("data") or ())
+
+    def webhook_endpoints(self, **params: str | int | None) -> dict[str, Any]:
+        """Return a page of webhook endpoints, newest first."""
+        return self._call("GET", "/v1/webhook_endpoints", params=_given(params))
+
+    def create_webhook_endpoint(self, *, name: str, url: str, event_types: Sequence[str]) -> dict[str, Any]:
+        """Make a webhook endpoint; its secret is shown in the answer and never again."""
+        body = {"name": name, "url": url, "event_types": list(event_types)}
+        return self._call("POST", "/v1/webhook_endpoints", json_body=body)
+
+    def delete_webhook_endpoint(self, endpoint_id: str) -> dict[str, Any]:
+        """Delete a webhook endpoint."""
+        return self._call("DELETE", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}")
+
+    def webhook_deliveries(self, **params: str | int | None) -> dict[str, Any]:
+        """Return a page of webhook deliveries, newest first; parameters that are None are left out."""
+        return self._call("GET", "/v1/webhook_deliveries", params=_given(params))
+
+    def redeliver(self, delivery_id: str) -> dict[str, Any]:
+        """Send a webhook again, now."""
+        return self._call("POST", f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}/redeliver")
 
     def patiently(self, call: Callable[[], _T], *, on_away: Callable[[ClientError], None]) -> _T:
         """Return what ``call`` does, repeated for a while if the API goes away: for what may be done twice.

@@ -47,6 +47,46 @@ def queues(states: list[dict[str, Any]]) -> None:
     )
 
 
+def webhook_endpoints(endpoints: list[dict[str, Any]]) -> None:
+    """Print webhook endpoints to stdout, one row each."""
+    rows_under(
+        ("id", "name", "state", "url", "events"),
+        [
+            (
+                endpoint.get("id"),
+                endpoint.get("name"),
+                "enabled" if endpoint.get("enabled") else f"disabled ({endpoint.get('disabled_reason')})",
+                endpoint.get("url"),
+                ", ".join(str(name) for name in endpoint.get("event_types") or ()),
+            )
+            for endpoint in endpoints
+        ],
+        whole=("id", "state"),
+        styles=[None if endpoint.get("enabled") else "yellow" for endpoint in endpoints],
+    )
+
+
+def webhook_deliveries(deliveries: list[dict[str, Any]]) -> None:
+    """Print webhook deliveries to stdout, one row each."""
+    rows_under(
+        ("id", "event", "of", "status", "tries", "last error", "next try at"),
+        [
+            (
+                delivery.get("id"),
+                delivery.get("event_type"),
+                (delivery.get("data") or {}).get("id"),
+                delivery.get("status"),
+                len(delivery.get("tries") or ()),
+                delivery.get("error"),
+                moment(delivery.get("next_try_at")),
+            )
+            for delivery in deliveries
+        ],
+        whole=("id", "of", "status"),
+        styles=[{"failed": "red", "pending": "yellow"}.get(str(delivery.get("status"))) for delivery in deliveries],
+    )
+
+
 def error_code(job: Job) -> str | None:
     """Return the code that the job failed with."""
     error = job.get("error")

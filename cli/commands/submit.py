@@ -23,6 +23,7 @@ from cli.client.options import WaitCommand, connection, waiting
     metavar="SECONDS",
     help="End and repeat an attempt that takes longer.",
 )
+@click.option("--webhook-url", metavar="URL", help="Where to tell of the job's end (see `promptq webhooks --help`).")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the job; may be repeated.")
 @waiting
 @connection
@@ -33,6 +34,7 @@ def submit(
     idempotency_key: str | None,
     deadline: float | None,
     attempt_timeout: float | None,
+    webhook_url: str | None,
     metadata: tuple[str, ...],
     wait: float | None,
     url: str,
@@ -49,6 +51,7 @@ def submit(
         "queue": queue,
         "deadline_seconds": deadline,
         "attempt_timeout_seconds": attempt_timeout,
+        "webhook_url": webhook_url,
         "metadata": _pairs(metadata) or None,
     }
     body = {name: value for name, value in wishes.items() if value is not None}

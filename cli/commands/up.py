@@ -27,6 +27,8 @@ from jobs.settings import Settings
 
 START_TIMEOUT = 60.0
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+#: Where webhooks may go, besides the internet, of a stack that only this machine can reach.
+LOOPBACK = "localhost,127.0.0.0/8,::1"
 _PORT = click.IntRange(0, 65535)
 
 
@@ -108,7 +110,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
         DataDir(options.data_dir) as folder,
         ReadyFile(options.ready_file) as ready_file,
     ):
-        choices = _settle(options, outside, settings)
+        choices = _settle(options, outside, settings, environ)
         planned = plan.make(choices, folder=folder, environ=environ)
         simulated = choices.simulator_port is not None
         with (
@@ -153,6 +155,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
                 logs=folder.logs,
                 api_url=choices.api_url,
                 open_access=settings.open_access,
+                webhook_allow=choices.webhook_allow,
             )
             asked = supervisor.watch(screen.death)
             if not asked:
@@ -163,11 +166,14 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
         return 0
 
 
-def _settle(options: Options, outside: surroundings.Surroundings, settings: Settings) -> Choices:
+def _settle(
+    options: Options, outside: surroundings.Surroundings, settings: Settings, environ: Mapping[str, str]
+) -> Choices:
     """Decide what is started and on which ports."""
     problem = settings.model_copy(update={"host": options.host}).bind_problem
     if problem is not None:
         raise StackError(problem)
+    local = settings.model_copy(update={"host": options.host}).bind_is_loopback
     simulated = options.simulator or outside.llm_url is None
     with Ports() as ports:
         port = ports.take(options.host, options.port, option="--port")
@@ -188,6 +194,7 @@ def _settle(options: Options, outside: surroundings.Surroundings, settings: Sett
         api_workers=options.api_workers or settings.api_workers,
         grace=options.grace,
         fsync=settings.durability == "fsync",
+        webhook_allow=None if environ.get("PROMPTQ_WEBHOOK_ALLOW") or not local else LOOPBACK,
     )
 
 

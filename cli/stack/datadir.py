@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cli.stack.errors import StackError
+from jobs.sealing import new_key
 
 
 class DataDir:
@@ -44,6 +45,17 @@ class DataDir:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._release()
+
+    def encryption_key(self) -> str:
+        """Return the key that this stack's webhook secrets are stored under, made at the first start and kept."""
+        file = self.root / "encryption.key"
+        try:
+            if not file.exists():
+                with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                    opened.write(new_key() + "\n")
+            return file.read_text().strip()
+        except OSError as error:
+            raise StackError(f"cannot use {file}: {error.strerror}") from error
 
     def _make(self) -> None:
         if self.root.exists():

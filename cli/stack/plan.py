@@ -33,6 +33,8 @@ class Choices:
     grace: float
     #: Whether the embedded Redis writes to disk before each answer, rather than every second.
     fsync: bool = False
+    #: What webhooks may reach besides the internet (``PROMPTQ_WEBHOOK_ALLOW``); None: the user's own setting.
+    webhook_allow: str | None = None
 
     @property
     def api_url(self) -> str:
@@ -65,6 +67,10 @@ def make(choices: Choices, *, folder: DataDir, environ: Mapping[str, str]) -> Pl
         # Sooner than we kill: what still runs is then handed back at once, not when its lease has run out.
         "PROMPTQ_GRACE_SECONDS": f"{choices.grace * 0.7:g}",
     }
+    if not environ.get("PROMPTQ_ENCRYPTION_KEYS"):
+        changes["PROMPTQ_ENCRYPTION_KEYS"] = folder.encryption_key()
+    if choices.webhook_allow is not None:
+        changes["PROMPTQ_WEBHOOK_ALLOW"] = choices.webhook_allow
     if simulated:
         changes |= {"OPENAI_BASE_URL": choices.llm_url, "OPENAI_API_KEY": "simulator"}
     env = for_children(environ, changes, simulated=simulated)

@@ -72,7 +72,14 @@ class Screen:
         )
 
     def ready(
-        self, children: list[Child], *, elsewhere: dict[str, str], logs: Path, api_url: str, open_access: bool
+        self,
+        children: list[Child],
+        *,
+        elsewhere: dict[str, str],
+        logs: Path,
+        api_url: str,
+        open_access: bool,
+        webhook_allow: str | None,
     ) -> None:
         """Print the table of parts, an example, and the line that begins with ``ready``."""
         table = Table(title="PromptQ", title_justify="left")
@@ -86,6 +93,8 @@ class Screen:
             table.add_row(name, address, "-", "(not started here)")
         self._out.print(table)
         self.say(f"logs in   {logs}")
+        if webhook_allow is not None:
+            self.say(f"webhooks  may go to this machine, by http too (PROMPTQ_WEBHOOK_ALLOW={webhook_allow})")
         self.say("try       " + _example(api_url, open_access=open_access))
         self.say(f"or        promptq submit 'Explain Kubernetes in simple terms.' --wait --url {api_url}")
         self.say("ready     Ctrl-C stops everything")

@@ -1,14 +1,3 @@
--- Shared by every step: it stands before each script when it is loaded (jobs/scripts.py), after the constants.
--- All times are milliseconds of the server's clock, so that no two machines have to agree on the time.
-
-local function now()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-
-local function key(name) return PREFIX .. name end
-local function job_key(id) return PREFIX .. 'job:' .. id end
-
 -- One leaf per owner, kind, status and queue: a listing merges the newest of a few leaves, whatever their size.
 local function leaf(job, status)
   return PREFIX .. 'index:' .. job.owner .. ':' .. job.kind .. ':' .. status .. ':' .. job.queue
@@ -16,7 +5,7 @@ end
 
 local FIELDS = {
   'v', 'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'created', 'deadline', 'head',
-  'strikes', 'retried_as',
+  'strikes', 'retried_as', 'webhook_host',
 }
 
 local function load(id)
@@ -138,6 +127,46 @@ local function finish(job, status, fields, at, ttl)
   redis.call('ZADD', key('expiring'), at + ttl, purge_member(job))
   if job.idem then redis.call('PEXPIRE', job.idem, ttl) end
   redis.call('PUBLISH', EVENTS_CHANNEL, job.id .. ' ' .. status)
-  purge(at, 4)
+  announce(job, status, at)
+  purge(at, 8)
   return was_running
+end
+
+-- The newest records whose ids stand in these leaves, below a number. Answers {1, {id, field values…}…}.
+-- Each leaf is read a page at a time. What has expired and is not purged yet is taken away on the way, so that it can
+-- neither fill a page nor be met again.
+local function newest(indexes, below, limit, record_key, fields)
+  local leaves = {}
+  local function refill(one)
+    one.ids = redis.call('ZREVRANGEBYSCORE', one.index, one.below, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
+    one.at = 1
+    if #one.ids > 0 then one.below = '(' .. one.ids[#one.ids] end
+  end
+  for _, index in ipairs(indexes) do
+    local one = {index = index, below = below}
+    refill(one)
+    if #one.ids > 0 then leaves[#leaves + 1] = one end
+  end
+
+  local answer = {1}
+  while #answer <= limit do
+    local first
+    for _, one in ipairs(leaves) do
+      if one.ids[one.at] and (not first or tonumber(one.ids[one.at + 1]) > tonumber(first.ids[first.at + 1])) then
+        first = one
+      end
+    end
+    if not first then break end
+    local id = first.ids[first.at]
+    local values = redis.call('HMGET', record_key(id), 'owner', unpack(fields))
+    if values[1] then
+      values[1] = id
+      answer[#answer + 1] = values
+    else
+      redis.call('ZREM', first.index, id)
+    end
+    first.at = first.at + 2
+    if not first.ids[first.at] then refill(first) end
+  end
+  return answer
 end

@@ -16,42 +16,12 @@ if after ~= '' then
   below = '(' .. job.seq
 end
 
--- Each leaf is read a page at a time. What has expired and is not purged yet is taken away on the way, so that it can
--- neither fill a page nor be met again.
 local leaves = {}
-local function refill(one)
-  one.ids = redis.call('ZREVRANGEBYSCORE', one.index, one.below, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
-  one.at = 1
-  if #one.ids > 0 then one.below = '(' .. one.ids[#one.ids] end
-end
 for _, kind in ipairs(kinds) do
   for _, status in ipairs(statuses) do
     for _, queue in ipairs(queues) do
-      local one = {index = leaf({owner = owner, kind = kind, queue = queue}, status), below = below}
-      refill(one)
-      if #one.ids > 0 then leaves[#leaves + 1] = one end
+      leaves[#leaves + 1] = leaf({owner = owner, kind = kind, queue = queue}, status)
     end
   end
 end
-
-local answer = {1}
-while #answer <= limit do
-  local newest
-  for _, one in ipairs(leaves) do
-    if one.ids[one.at] and (not newest or tonumber(one.ids[one.at + 1]) > tonumber(newest.ids[newest.at + 1])) then
-      newest = one
-    end
-  end
-  if not newest then break end
-  local id = newest.ids[newest.at]
-  local values = redis.call('HMGET', job_key(id), 'owner', unpack(fields))
-  if values[1] then
-    values[1] = id
-    answer[#answer + 1] = values
-  else
-    redis.call('ZREM', newest.index, id)
-  end
-  newest.at = newest.at + 2
-  if not newest.ids[newest.at] then refill(newest) end
-end
-return answer
+return newest(leaves, below, limit, job_key, fields)

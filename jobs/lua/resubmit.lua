@@ -12,7 +12,8 @@ if job.retried_as and redis.call('EXISTS', job_key(job.retried_as)) == 1 then
 end
 
 local fields = {'retried_from', id}
-for _, name in ipairs({'v', 'endpoint', 'model', 'request', 'metadata', 'background', 'attempt_timeout'}) do
+for _, name in ipairs({'v', 'endpoint', 'model', 'request', 'metadata', 'background', 'attempt_timeout',
+  'webhook_url', 'webhook_host'}) do
   local value = redis.call('HGET', job_key(id), name)
   if value then
     fields[#fields + 1] = name

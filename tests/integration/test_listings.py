@@ -13,7 +13,7 @@ from tests.processes import Stack
 FIELDS = {
     *("id", "object", "status", "endpoint", "model", "queue", "attempt", "created_at", "started_at", "finished_at"),
     *("deadline_at", "retry_at", "metadata", "error", "usage", "attempts"),
-    *("attempt_timeout_seconds", "retried_from", "retried_as"),
+    *("attempt_timeout_seconds", "webhook_url", "retried_from", "retried_as"),
 }
 
 

@@ -20,6 +20,7 @@ from jobs.errors import InvalidRequest
 from jobs.queues import QUEUES
 from jobs.scripts import EXPIRED_ERROR
 from jobs.settings import Settings
+from jobs.webhook_urls import MAX_URL
 from tests.integration.driving import ended, submit, unique
 from tests.processes import Stack
 
@@ -48,23 +49,40 @@ def ids(client: httpx2.Client) -> dict[str, str]:
     job_id = submit(client, prompt=unique(), model="sim")["id"]
     ended(client, response_id)
     ended(client, job_id)
-    return {"response_id": response_id, "job_id": job_id, "name": "sim-hang"}
+    # The API itself, so that there is an answer to tests.
+    endpoint = {"name": "known", "url": f"{client.base_url}/healthz", "event_types": ["response.completed"]}
+    endpoint_id = client.post("/v1/webhook_endpoints", json=endpoint).raise_for_status().json()["id"]
+    client.post(f"/v1/webhook_endpoints/{endpoint_id}/test", json={"event_type": "response.failed"}).raise_for_status()
+    delivery_id = client.get("/v1/webhook_deliveries").json()["first_id"]
+    client.post("/v1/webhook_secret")
+    known = {"response_id": response_id, "job_id": job_id, "endpoint_id": endpoint_id, "delivery_id": delivery_id}
+    return {**known, "name": "sim-hang"}
 
 
 @pytest.fixture(autouse=True)
-def queues_go_on(client: httpx2.Client) -> Iterator[None]:
-    """Whatever queue was paused by what is tried here goes on."""
+def as_before(client: httpx2.Client) -> Iterator[None]:
+    """Whatever queue was paused by what is tried here goes on, and no webhook endpoint is left."""
     yield
     for name in QUEUES:
         client.post(f"/v1/queues/{name}/resume").raise_for_status()
+    for endpoint in client.get("/v1/webhook_endpoints?limit=100").json()["data"]:
+        client.delete(f"/v1/webhook_endpoints/{endpoint['id']}").raise_for_status()
 
 
-def without_failures(body: Any) -> Any:
-    """The body with a model that answers: Hypothesis tries strings of our sources, such as models that fail."""
+def tame(body: Any) -> Any:
+    """The body with a model that answers, and with a URL that webhooks may go to, which no schema can say.
+
+    Hypothesis tries strings of our sources, such as models that fail.
+    """
     if not isinstance(body, dict):
         return body
-    tamed = {name: without_failures(value) for name, value in body.items()}
-    return tamed | {"model": "sim"} if str(tamed.get("model")).startswith("sim-") else tamed
+    tamed = {name: tame(value) for name, value in body.items()}
+    if str(tamed.get("model")).startswith("sim-"):
+        tamed["model"] = "sim"
+    for name in ("url", "webhook_url"):
+        if isinstance(tamed.get(name), str) and 0 < len(tamed[name]) <= MAX_URL:
+            tamed[name] = "http://127.0.0.1:9/"
+    return tamed
 
 
 def conforms(stack: Stack, cases: Any) -> None:
@@ -80,7 +98,7 @@ def conforms(stack: Stack, cases: Any) -> None:
     )
     @given(case=cases)
     def answers(case: Case) -> None:
-        case.body = without_failures(case.body)
+        case.body = tame(case.body)
         answer = case.call(headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=30)
         # A waiting door relays the LLM's own 400 to what only the LLM judges, such as an empty `input`: that it takes
         # all that fits is ours to promise for our own checks alone. Every other check holds for relayed answers too.

@@ -11,14 +11,21 @@ from jobs import queues, scripts
 from jobs.scripts import Scripts
 
 LUA = Path(scripts.__file__).parent / "lua"
-FIXED = {"leases", "scheduled", "deadlines", "expiring", "paused", "seq", "tick", "hold"}
+COUNTERS = {"seq", "webhook-seq", "webhook-turn"}
+FIXED = {
+    *("leases", "scheduled", "deadlines", "expiring", "paused", "tick", "hold"),
+    *("webhook-scheduled", "webhook-leases", "webhook-running", "webhook-slow"),
+    *("webhook-turns:fast", "webhook-turns:slow", "backlog:webhooks"),
+}
 BY_QUEUE = {"waiting:", "backlog:", "claimed:", "held:", "held-messages:"}
+BY_OWNER = {"webhook-endpoints:"}
+DENIED = {"create", "resubmit", "endpoint", "secret", "probe"}
 
 
 def test_lua_uses_known_keys_only() -> None:
-    """Each key in the Lua sources is one that jobs.queues names (or the counter of enqueueings)."""
-    named = {value for value in vars(queues).values() if isinstance(value, str)}
-    assert {queues.PREFIX + name for name in FIXED - {"seq"}} <= named
+    """Each key in the Lua sources is one that jobs.queues names (or a counter)."""
+    named = {value for value in vars(queues).values() if isinstance(value, str)} | {queues.backlog_key(queues.WEBHOOKS)}
+    assert {queues.PREFIX + name for name in FIXED} <= named
     makers = (
         queues.waiting_key,
         queues.backlog_key,
@@ -27,21 +34,24 @@ def test_lua_uses_known_keys_only() -> None:
         queues.held_messages_key,
     )
     assert {queues.PREFIX + name for name in BY_QUEUE} == {key_of("") for key_of in makers}
+    assert {queues.PREFIX + name for name in BY_OWNER} == {queues.endpoints_key("")}
     used = set()
     for file in LUA.glob("*.lua"):
-        used |= set(re.findall(r"\bkey\('([^']+)'", file.read_text()))
-    assert used == FIXED | BY_QUEUE
+        used |= set(re.findall(r"\bkey\('([^']+)'", file.read_text())) - {"webhook-turns:"}
+        used |= set(re.findall(r"\bmove\('([^']+)'", file.read_text()))
+        used |= {f"webhook-turns:{kind}" for kind in re.findall(r"\bserve\('(\w+)'", file.read_text())}
+    assert used == FIXED | BY_QUEUE | BY_OWNER | COUNTERS
 
 
 def test_every_lua_file_is_loaded(redis_client: redis.Redis) -> None:
     """Each file in jobs/lua but the library is a step, and each compiles on the server."""
     steps = vars(Scripts(redis_client))
-    assert set(steps) == {file.stem for file in LUA.glob("*.lua")} - {"lib"}
+    assert set(steps) == {file.stem for file in LUA.glob("*.lua")} - {"base", "outbox", "lib"}
     for step in steps.values():
         assert redis_client.script_load(step.script)
 
 
-def test_only_what_makes_jobs_is_refused_by_a_full_redis(redis_client: redis.Redis) -> None:
-    """Every step but the two that make a job may run when Redis is full."""
+def test_only_what_makes_something_is_refused_by_a_full_redis(redis_client: redis.Redis) -> None:
+    """Every step but those that a caller makes something with may run when Redis is full."""
     for name, step in vars(Scripts(redis_client)).items():
-        assert ("allow-oom" in step.script.splitlines()[0]) is (name not in ("create", "resubmit"))
+        assert ("allow-oom" in step.script.splitlines()[0]) is (name not in DENIED)

@@ -24,7 +24,7 @@ class Clock:
 
 
 def scheduler(store: JobStore, clock: Clock) -> Scheduler:
-    return Scheduler(upkeep=store.upkeep, lease_seconds=30, grace=10, clock=clock)
+    return Scheduler(upkeep=store.upkeep, outbox=store.outbox, lease_seconds=30, grace=10, clock=clock)
 
 
 def messages_of(client: redis.Redis, job_id: str, queue: str = "default") -> int:

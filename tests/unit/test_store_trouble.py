@@ -142,5 +142,5 @@ def test_the_scheduler_goes_on_when_redis_is_full(full: tuple[JobStore, redis.Re
     overdue = running(store, deadline_seconds=60)
     make_due(client, queues.DEADLINES, overdue.job.id)
     client.config_set("maxmemory", 1)
-    Scheduler(upkeep=store.upkeep, lease_seconds=30).tick()
+    Scheduler(upkeep=store.upkeep, outbox=store.outbox, lease_seconds=30).tick()
     assert job(store, overdue.job.id).status is JobStatus.FAILED

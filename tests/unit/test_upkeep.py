@@ -73,7 +73,7 @@ def test_a_broken_record_holds_nobody_up(store: JobStore, redis_client: redis.Re
     with pytest.raises(ResponseError):
         store.upkeep.recover_lost()
     assert job(store, good).status is JobStatus.QUEUED
-    Scheduler(upkeep=store.upkeep, lease_seconds=30).tick()
+    Scheduler(upkeep=store.upkeep, outbox=store.outbox, lease_seconds=30).tick()
 
 
 def test_a_heartbeat_outlives_any_error() -> None:

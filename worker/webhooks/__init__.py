@@ -1,0 +1,1 @@
+"""Sending webhooks, in slots of their own, apart from the LLM's."""
