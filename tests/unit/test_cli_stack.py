@@ -21,6 +21,7 @@ from cli.stack.logs import Follower, tail
 from cli.stack.plan import Choices
 from cli.stack.ports import Ports, reachable
 from cli.stack.readyfile import ReadyFile
+from jobs.sealing import Sealer
 from jobs.settings import Settings
 
 
@@ -96,6 +97,19 @@ def test_a_data_directory_is_private_locked_and_freed(tmp_path: Path) -> None:
         assert (first.run / "worker-1.ready").exists(), "the loser must not touch the owner's files"
     with DataDir(tmp_path / "data") as second:
         assert list(second.run.iterdir()) == [second.metrics]
+
+
+def test_the_encryption_key_is_made_once_and_private(tmp_path: Path) -> None:
+    """A data directory has one key, which only its user can read and which outlives a restart."""
+    with DataDir(tmp_path / "data") as first:
+        key = first.encryption_key()
+        assert first.encryption_key() == key
+    with DataDir(tmp_path / "data") as second:
+        assert second.encryption_key() == key
+    assert (tmp_path / "data" / "encryption.key").stat().st_mode & 0o777 == 0o600
+    with DataDir(tmp_path / "other") as other:
+        assert other.encryption_key() != key
+    assert Sealer([key]).open(Sealer([key]).seal("x")) == "x"
 
 
 def test_a_data_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

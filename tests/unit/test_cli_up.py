@@ -307,3 +307,22 @@ def test_the_simulator_can_be_forced_and_no_part_sees_the_key(up: Callable[..., 
     assert "sk-real" not in seen
     assert "org-real" not in seen
     assert "OPENAI_API_KEY=simulator" in seen
+
+
+def test_webhooks_may_reach_this_machine_where_only_it_reaches_the_api(up: Callable[..., Up]) -> None:
+    """On loopback, webhooks may go to loopback, which is said, and there is a key to store their secrets with."""
+    stack = up("--no-flower")
+    seen = get(f"{stack.ready()['api']}/env")
+    assert "PROMPTQ_WEBHOOK_ALLOW=localhost,127.0.0.0/8,::1" in seen
+    assert "webhooks  may go to this machine" in stack.printed
+    assert (stack.root / ".promptq" / "encryption.key").read_text().strip() in seen
+
+
+def test_webhooks_do_not_reach_this_machine_where_others_reach_the_api(up: Callable[..., Up]) -> None:
+    """On any other address, and where the user has set it, nothing is added to what webhooks may reach."""
+    stack = up("--no-flower", "--host=0.0.0.0", PROMPTQ_API_KEYS="ann:k1")
+    assert "PROMPTQ_WEBHOOK_ALLOW" not in get(f"{stack.ready()['api']}/env")
+    assert "webhooks  may" not in stack.printed
+    assert stack.stop() == 0
+    stack = up("--no-flower", PROMPTQ_WEBHOOK_ALLOW="10.0.0.0/8")
+    assert "PROMPTQ_WEBHOOK_ALLOW=10.0.0.0/8" in get(f"{stack.ready()['api']}/env")

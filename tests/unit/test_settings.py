@@ -37,6 +37,20 @@ def test_keys_are_kept_as_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
 
 
+def test_webhook_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, hosts and networks, and delays come in lists; a key shows in nothing that is printed."""
+    key = "A" * 43 + "="
+    monkeypatch.setenv("PROMPTQ_ENCRYPTION_KEYS", f"{key}, {'B' * 43}=")
+    monkeypatch.setenv("PROMPTQ_WEBHOOK_ALLOW", "Hooks.example, .corp.example, 10.0.0.0/8, ::1")
+    monkeypatch.setenv("PROMPTQ_WEBHOOK_RETRIES", "1, 2.5")
+    settings = Settings()
+    assert [one.get_secret_value() for one in settings.encryption_keys] == [key, "B" * 43 + "="]
+    assert key not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert settings.webhook_allow.hosts == {"hooks.example", ".corp.example"}
+    assert [str(network) for network in settings.webhook_allow.networks] == ["10.0.0.0/8", "::1/128"]
+    assert settings.webhook_retries == (1, 2.5)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -47,6 +61,13 @@ def test_keys_are_kept_as_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PROMPTQ_WORKER_NAME", "a b"),
         ("PROMPTQ_LOG_LEVEL", "loud"),
         ("PROMPTQ_API_KEYS", SECRET),
+        ("PROMPTQ_ENCRYPTION_KEYS", SECRET),
+        ("PROMPTQ_ENCRYPTION_KEYS", f"{'A' * 43}=,{SECRET}"),
+        ("PROMPTQ_WEBHOOK_ALLOW", "10.0.0.0/99"),
+        ("PROMPTQ_WEBHOOK_ALLOW", "https://hooks.example.com"),
+        ("PROMPTQ_WEBHOOK_RETRIES", "5,soon"),
+        ("PROMPTQ_WEBHOOK_RETRIES", "5,-1"),
+        ("PROMPTQ_WEBHOOK_RETRIES", "5,nan"),
     ],
 )
 def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

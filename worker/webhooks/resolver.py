@@ -14,7 +14,7 @@ from gevent.threadpool import ThreadPool
 from jobs.webhook_urls import Address, Allowed, Target, check
 
 #: Lookups at once. They block a thread each, so these are not the threads by which the LLM's address is looked up.
-_LOOKUPS: Final = 20
+_LOOKUPS: Final = 50
 #: How long an answer is used again (seconds), and how many are kept.
 _KEPT: Final = 10.0
 _KEPT_HOSTS: Final = 10_000
