@@ -47,4 +47,4 @@ lock: ## pin the newest allowed versions again (needs uv: pip install uv)
 	@uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --constraint requirements-dev.txt --output-file requirements.txt
 
 clean: ## remove .venv, caches and the local stack's data
-	@rm -rf $(VENV) .promptq *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .promptq tests/system/webhooks/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
