@@ -29,6 +29,11 @@ SETTINGS = {
     "PROMPTQ_MAX_ATTEMPTS": "3",
     "PROMPTQ_GRACE_SECONDS": "1",
     "PROMPTQ_CONCURRENCY": "20",
+    "PROMPTQ_ENCRYPTION_KEYS": "bm90IGEgc2VjcmV0OiBhIGtleSBmb3IgdGhlIHRlc3Q=",
+    "PROMPTQ_WEBHOOK_ALLOW": "127.0.0.0/8",
+    "PROMPTQ_WEBHOOK_TIMEOUT": "2",
+    "PROMPTQ_WEBHOOK_SLOW_AFTER": "0.5",
+    "PROMPTQ_WEBHOOK_RETRIES": "0.2,0.3,0.5,0.5,1,1,1,1,1,1",
 }
 
 
@@ -194,15 +199,20 @@ class Cluster:
             self.end(*extras)
 
     def wait_until_idle(self, *, within: float = 40.0) -> None:
-        """Return once no job waits, runs or is scheduled, no message is left, and the LLM has no call."""
+        """Return once no job and no webhook waits, runs or is scheduled, no message is left, and no call is open."""
         eventually(self._left_to_do, lambda left: not any(left.values()), within=within)
 
     def _left_to_do(self) -> dict[str, int]:
-        with self.store() as client:
-            left = {name: int(client.zcard(name)) for name in (queues.SCHEDULED, queues.LEASES)}
-            for queue in queues.QUEUES:
-                left[queues.backlog_key(queue)] = int(client.zcard(queues.backlog_key(queue)))
-                left[queues.celery_queue(queue)] = int(client.llen(queues.celery_queue(queue)))
+        sets = [queues.SCHEDULED, queues.LEASES, queues.WEBHOOK_SCHEDULED]
+        sets += [queues.backlog_key(queue) for queue in (*queues.QUEUES, queues.WEBHOOKS)]
+        lists = [queues.celery_queue(queue) for queue in queues.QUEUES]
+        # At one moment: what goes from one to another meanwhile would be in neither.
+        with self.store() as client, client.pipeline(transaction=True) as pipe:
+            for name in sets:
+                pipe.zcard(name)
+            for name in lists:
+                pipe.llen(name)
+            left = dict(zip(sets + lists, pipe.execute(), strict=True))
         return {**left, "in_flight": int(self.stats()["in_flight"])}
 
     def _redis_answers(self) -> bool:

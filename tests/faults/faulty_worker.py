@@ -1,9 +1,10 @@
 """``python -m tests.faults.faulty_worker``: a worker that kills itself (SIGKILL) where ``FAULT_POINT`` says.
 
 ``taken``: it has a message from the broker, which is written nowhere else yet. ``before_claim``, ``after_claim``,
-``before_complete``, ``after_complete``: around those steps of the store. ``poison``: whenever it would send the LLM a
-body with the poison's marker; the processes that it starts for single jobs (``worker.alone``) do so, too: they are this
-module with the job's id as its argument.
+``before_complete``, ``after_complete``: around those steps of the store. ``before_lease``, ``after_lease``,
+``before_settle``: when it has completed a job and would take the webhook that tells of it, when it has one, when it has
+sent it. ``poison``: whenever it would send the LLM a body with the poison's marker; the processes that it starts for
+single jobs (``worker.alone``) do so, too: they are this module with the job's id as its argument.
 """
 
 # ruff: noqa: I001  # the first import patches the standard library for gevent
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 
 from jobs.model import Claim
+from jobs.outbox import Outbox
 from jobs.store import JobStore
 from tests.faults.poison import MARKER
 from worker import alone_runs
@@ -42,6 +44,17 @@ def after(step: Callable[..., Any], *, when: Callable[[Any], bool]) -> Callable[
         return answer
 
     return step_and_die
+
+
+def take_no_webhook(complete: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The completion of a job, and in the place of ``Outbox.lease`` what finds nothing before one, and then ends it."""
+    completed: list[Any] = []
+
+    def complete_and_note(*args: Any, **kwargs: Any) -> Any:
+        completed.append(complete(*args, **kwargs))
+        return completed[-1]
+
+    return complete_and_note, lambda *_, **__: die() if completed else []
 
 
 def refuse_poison(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,6 +94,12 @@ def install(point: str) -> None:
             JobStore.complete = die  # type: ignore[method-assign]
         case "after_complete":
             JobStore.complete = after(JobStore.complete, when=lambda _: True)  # type: ignore[method-assign]
+        case "before_lease":
+            JobStore.complete, Outbox.lease = take_no_webhook(JobStore.complete)  # type: ignore[method-assign]
+        case "after_lease":
+            Outbox.lease = after(Outbox.lease, when=bool)  # type: ignore[method-assign]
+        case "before_settle":
+            Outbox.settle = die  # type: ignore[method-assign]
         case "poison":
             LLMClient.call = refuse_poison(LLMClient.call)  # type: ignore[method-assign]
             alone_runs.subprocess = FaultyAlone  # type: ignore[attr-defined, assignment]

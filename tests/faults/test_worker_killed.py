@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.cluster import LEASE
+from tests.faults.cluster import LATENCY, LEASE
 from tests.faults.room import Room
 from tests.faults.submitting import orders
 from tests.processes import eventually
@@ -15,11 +15,14 @@ SIGKILLED = -9
 
 def test_the_jobs_of_a_killed_worker_run_again_within_two_leases(room: Room) -> None:
     """kill -9 with calls in flight: within twice the lease another worker makes the calls again; all complete."""
-    wanted = orders(5, model="sim-slow-2")
+    wanted = orders(5)
     room.cluster.start_worker("w1")
+    # However long the second worker takes to start, these calls do not end before the kill.
+    room.cluster.set_latency(60)
     job_ids = room.submitter.must(wanted)
     room.in_flight(5)
     room.cluster.start_worker("w2")
+    room.cluster.set_latency(LATENCY)
     room.cluster.parts["w1"].kill()
     eventually(lambda: room.calls(wanted), lambda calls: calls == [2] * 5, within=2 * LEASE)
     room.conclude()

@@ -47,10 +47,10 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, keys_file: Path) -> Iterator[Stack]:
-    """A stack that is soon full (5 calls at once), of two API processes, with keys of alice (``k1``) and bob (``k2``),
-    where a synchronous call is held for a second at most."""
+    """A stack that is soon full (5 calls at once), of two API processes, with keys of alice (``k1``), bob (``k2``) and
+    carol (``k3``), where a synchronous call is held for a second at most."""
     settings = {
-        "PROMPTQ_API_KEYS": "alice:k1,bob:k2",
+        "PROMPTQ_API_KEYS": "alice:k1,bob:k2,carol:k3",
         "PROMPTQ_API_KEYS_FILE": str(keys_file),
         "PROMPTQ_MAX_WAIT": "1",
         "PROMPTQ_API_KEY": "k1",
@@ -76,6 +76,13 @@ def alice(small: Stack) -> Iterator[httpx2.Client]:
 def bob(small: Stack) -> Iterator[httpx2.Client]:
     """A client of ``small`` with bob's key."""
     with small.client(headers={"Authorization": "Bearer k2"}) as client:
+        yield client
+
+
+@pytest.fixture
+def carol(small: Stack) -> Iterator[httpx2.Client]:
+    """A client of ``small`` with carol's key: the owner who has never had a webhook secret."""
+    with small.client(headers={"Authorization": "Bearer k3"}) as client:
         yield client
 
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
 
 from jobs import queues
+from jobs.broker import MessageMaker
 from jobs.model import CHAT_COMPLETIONS, Claim, Job, JobStatus, NewJob, Outcome, new_job_id
+from jobs.outbox import Verdict
+from jobs.redis_clients import worker_client
+from jobs.sealing import Sealer, new_key
+from jobs.settings import Settings
 from jobs.store import JobStore
+from jobs.webhook_urls import Allowed, parse
+from jobs.webhooks import EVENT_TYPES, Delivery, Endpoint, Leased
 
 DONE = Outcome(JobStatus.COMPLETED, b'{"choices": []}', {"total_tokens": 3})
 FAILED = Outcome(JobStatus.FAILED, error={"code": "llm_unavailable", "message": "The LLM answered 500."})
 BODY = b'{"model":"sim","messages":[]}'
+SEALER = Sealer([new_key()])
+#: What a job is made with that names a webhook URL of its own.
+OWN_URL: Mapping[str, str] = {"webhook_url": "https://own.example/in", "webhook_host": "own.example"}
+FIVE_DAYS = 5 * 24 * 3600.0
 
 
 def new_job(**changes: Any) -> NewJob:
@@ -64,6 +77,76 @@ def forget_expired(client: redis.Redis, *job_ids: str) -> None:
         job_id = member.decode().rpartition(" ")[2]
         if job_id in job_ids:
             assert client.delete(queues.job_key(job_id)) == 1
+            client.zadd(queues.EXPIRING, {member: 1})
+
+
+@contextlib.contextmanager
+def webhook_store(redis_url: str, messages: MessageMaker) -> Iterator[JobStore]:
+    """A store that can keep webhook secrets."""
+    client = worker_client(Settings(redis_url=redis_url))
+    yield JobStore(client, messages, result_ttl=3600, sealer=SEALER)
+    client.close()
+
+
+def endpoint(
+    store: JobStore,
+    url: str = "https://hooks.example/in",
+    *,
+    owner: str = "ann",
+    types: Sequence[str] = EVENT_TYPES,
+) -> Endpoint:
+    """A new webhook endpoint."""
+    made, _ = store.webhooks.create(owner, name="n", url=url, target=parse(url, Allowed()), event_types=types)
+    return made
+
+
+def event(store: JobStore, **changes: Any) -> str:
+    """End a new job as completed, which its owner is to be told of; answer its id."""
+    held = running(store, f"c-{new_job_id('')}", **changes)
+    assert store.complete(held, DONE) == "done"
+    return held.job.id
+
+
+def deliveries(store: JobStore, owner: str = "ann", **asked: Any) -> list[Delivery]:
+    """The owner's deliveries, the newest first."""
+    return store.outbox.list(owner, **({"limit": 1000} | asked)).deliveries
+
+
+def delivery(store: JobStore, delivery_id: str, owner: str = "ann") -> Delivery:
+    """The delivery as it is now."""
+    return store.outbox.get(delivery_id, owner)
+
+
+def lease(store: JobStore, *, fast: int = 1000, slow: int = 1000, per_host: int = 1000) -> list[Leased]:
+    """Take what is due."""
+    return store.outbox.lease(fast=fast, slow=slow, per_host=per_host, lease_seconds=30)
+
+
+def lease_one(store: JobStore) -> Leased:
+    """Take the one that is due."""
+    (leased,) = lease(store)
+    return leased
+
+
+def settle(
+    store: JobStore,
+    leased: Leased,
+    verdict: Verdict = "succeeded",
+    *,
+    delay: float = 300,
+    slow: bool = False,
+    disable_after: float = FIVE_DAYS,
+) -> str:
+    """Write down how a try went."""
+    tries = [*leased.tries, {"started_at": 1.0, "seconds": 0.1, "status_code": 200, "error": None}]
+    return store.outbox.settle(leased, verdict, tries=tries, delay=delay, slow=slow, disable_after=disable_after)
+
+
+def forget_deliveries(client: redis.Redis, *delivery_ids: str) -> None:
+    """Let ended deliveries outlive their time: the records are gone, and their index entries are due."""
+    assert client.delete(*map(queues.delivery_key, delivery_ids)) == len(delivery_ids)
+    for member in client.zrange(queues.EXPIRING, 0, -1):
+        if member.decode().rpartition(" ")[2] in delivery_ids:
             client.zadd(queues.EXPIRING, {member: 1})
 
 
@@ -118,6 +201,72 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
         assert paused or held == 0, "what was held back goes on with its queue"
         if not waiting[queue]:
             assert (held if paused else messages) == 0, "nobody waits, so no message is of use"
-    found = {key.decode(): members(client, key.decode()) for key in client.scan_iter("promptq:index:*", count=1000)}
-    assert found == dict(leaves)
+    assert sets(client, "promptq:index:") == dict(leaves)
+    check_outbox(client)
     return records
+
+
+def sets(client: redis.Redis, prefix: str) -> dict[str, set[str]]:
+    """All sorted sets whose keys begin so, with their members."""
+    return {key.decode(): members(client, key.decode()) for key in client.scan_iter(f"{prefix}*", count=1000)}
+
+
+def check_outbox(client: redis.Redis, per_host: int = 1) -> dict[str, dict[bytes, bytes]]:
+    """Recount every set of the outbox from the delivery records, and answer the records by delivery id.
+
+    ``per_host``: how many deliveries a host has on its way before it may be without a turn.
+    """
+    records = {
+        key.decode().removeprefix(queues.delivery_key("")): client.hgetall(key)
+        for key in client.scan_iter(queues.delivery_key("*"), count=1000)
+    }
+    by_state: dict[str, set[str]] = defaultdict(set)
+    due: dict[str, set[str]] = defaultdict(set)
+    leaves: dict[str, set[str]] = defaultdict(set)
+    expiring: set[str] = set()
+    sending: Counter[str] = Counter()
+    for delivery_id, record in records.items():
+        state, host, owner = (record[name].decode() for name in (b"state", b"host", b"owner"))
+        by_state[state].add(delivery_id)
+        if state == "due":
+            due[f"promptq:webhook-due:{host}"].add(delivery_id)
+        sending[host] += state == "delivering"
+        ended = state in ("succeeded", "failed")
+        assert ended is (b"ended" in record)
+        assert (client.pttl(queues.delivery_key(delivery_id)) > 0) is ended, "only what has ended may expire"
+        for target in ("all", record[b"endpoint"].decode() or "job"):
+            leaf = f"promptq:deliveries:{owner}:{target}:{state if ended else 'pending'}"
+            leaves[leaf].add(delivery_id)
+            if ended:
+                expiring.add(f"{leaf} {delivery_id}")
+    assert set(by_state) <= {"due", "delivering", "scheduled", "succeeded", "failed"}
+    assert sets(client, "promptq:webhook-due:") == dict(due)
+    assert members(client, queues.WEBHOOK_LEASES) == by_state["delivering"]
+    assert members(client, queues.WEBHOOK_SCHEDULED) == by_state["scheduled"]
+    assert members(client, queues.backlog_key(queues.WEBHOOKS)) == by_state["due"] | by_state["delivering"]
+    counted = {host.decode(): int(count) for host, count in client.hgetall(queues.WEBHOOK_RUNNING).items()}
+    assert counted == dict(+sending)
+    assert sets(client, "promptq:deliveries:") == dict(leaves)
+    assert {one for one in members(client, queues.EXPIRING) if one.startswith("promptq:deliveries:")} == expiring
+    fast, slow = members(client, queues.WEBHOOK_TURNS_FAST), members(client, queues.WEBHOOK_TURNS_SLOW)
+    for host in (key.removeprefix("promptq:webhook-due:") for key in due):
+        assert host in fast | slow or sending[host] >= per_host, "what is due has a turn"
+    now = client.time()[0] * 1000
+    assert not fast & {host.decode() for host in client.zrangebyscore(queues.WEBHOOK_SLOW, now + 1000, "+inf")}
+    _check_endpoints(client)
+    return records
+
+
+def _check_endpoints(client: redis.Redis) -> None:
+    """Recount the owners' endpoints, and who is told of what, from the endpoint records."""
+    owned: dict[str, set[str]] = defaultdict(set)
+    told: dict[str, set[str]] = defaultdict(set)
+    for key in client.scan_iter(queues.endpoint_key("*"), count=1000):
+        endpoint_id, record = key.decode().removeprefix(queues.endpoint_key("")), client.hgetall(key)
+        owner, types = record[b"owner"].decode(), record[b"types"].decode().split(",")
+        owned[queues.endpoints_key(owner)].add(endpoint_id)
+        for event_type in types if b"disabled" not in record else ():
+            told[f"promptq:webhook-subscribers:{owner}:{event_type}"].add(endpoint_id)
+    assert sets(client, queues.endpoints_key("")) == dict(owned)
+    subscribers = client.scan_iter("promptq:webhook-subscribers:*", count=1000)
+    assert {key.decode(): {one.decode() for one in client.smembers(key)} for key in subscribers} == dict(told)
