@@ -18,6 +18,7 @@ from jobs.errors import (
     LLMError,
     NotDeliverable,
     NotRetryable,
+    OutcomeUnknown,
     PayloadTooLarge,
     PromptQError,
     SecretShown,
@@ -31,7 +32,7 @@ _log = structlog.stdlib.get_logger("promptq.api")
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
 _NOT_TO_BE_RETRIED = (
     *(IdempotencyConflict, JobCancelled, NotDeliverable, NotRetryable, SecretShown),
-    *(WaitTimeout, LLMError, WebhooksOff, WebhookTestFailed),
+    *(WaitTimeout, LLMError, OutcomeUnknown, WebhooksOff, WebhookTestFailed),
 )
 _NAMES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 

@@ -54,8 +54,8 @@ def make_celery(settings: Settings) -> Celery:
 def _broker_url(settings: Settings) -> str:
     """kombu's way to name Sentinels: one URL each, with what the master wants of a client in all of them."""
     if not settings.redis_sentinels:
-        return settings.redis_url
-    given = urlsplit(settings.redis_url)
+        return settings.redis_login_url
+    given = urlsplit(settings.redis_login_url)
     login, at, _ = given.netloc.rpartition("@")
     hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.redis_sentinels)
     return ";".join(f"sentinel://{login}{at}{host}{given.path or '/0'}" for host in hosts)

@@ -15,7 +15,8 @@ PromptQError
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
-│   └── AcceptanceUnknown               the reply was lost
+│   ├── AcceptanceUnknown               the reply was lost: maybe a job was made
+│   └── OutcomeUnknown                  the reply was lost: maybe something was changed
 ├── WebhooksOff                         501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
@@ -153,6 +154,20 @@ class AcceptanceUnknown(Unavailable):
     """Raised when Redis was asked to make a job and its answer was lost."""
 
     code = "acceptance_unknown"
+    lost = (
+        "The job store was asked to take the job, but its answer was lost: it may have been accepted. "
+        "Repeat the request with the same Idempotency-Key."
+    )
+
+
+class OutcomeUnknown(Unavailable):
+    """Raised when Redis was asked for a change that must not be made twice, and its answer was lost."""
+
+    code = "outcome_unknown"
+    lost = (
+        "The job store was asked to make the change, but its answer was lost: it may have been made. "
+        "Look what is there before you repeat the request."
+    )
 
 
 class WebhooksOff(PromptQError):

@@ -37,6 +37,8 @@ def configure(level: str, log_format: Format) -> None:
     # These tell of every request or task at INFO; our own lines say more, and bind the job's id.
     for name in ("httpx2", "httpx", "openai", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Its warnings and debug lines quote URLs and what receivers answer.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -194,6 +194,8 @@ class Claim:
     job: Job
     #: Seconds from the claim to the job's deadline, both by Redis's clock; None if it has none.
     time_left: float | None = None
+    #: Whether nobody had claimed it before.
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

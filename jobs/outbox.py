@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from redis import Redis
 
@@ -17,6 +18,7 @@ from jobs.scripts import Scripts
 from jobs.webhooks import DELIVERY_FIELDS, Delivery, DeliveryStatus, Leased, new_test_number
 
 Arguments = list[bytes | str | int | float]
+_EVER: Final = 100 * 365 * 24 * 3600.0
 Verdict = Literal["succeeded", "retry", "failed", "gone", "release"]
 
 
@@ -57,15 +59,19 @@ class Outbox:
         delay: float = 0,
         slow: bool = False,
         disable_after: float,
+        longest_gap: float = math.inf,
     ) -> str:
         """Write down how a try went, and when the next one is (``delay`` seconds from now, for ``retry``).
 
         ``release`` gives it back untried. ``gone`` disables its endpoint at once; the others that do not succeed do if
-        nothing has for ``disable_after`` seconds. Answers ``done``, ``gone``, ``ended`` or ``fenced``.
+        nothing has for ``disable_after`` seconds, with never more than ``longest_gap`` seconds from one failure to the
+        next. Answers ``done``, ``gone``, ``ended`` or ``fenced``.
         """
-        times = [round(delay * 1000), int(slow), self._ttl_ms, round(disable_after * 1000)]
+        gap = min(longest_gap, _EVER)
+        times = [round(delay * 1000), int(slow), self._ttl_ms, round(disable_after * 1000), round(gap * 1000)]
+        args: Arguments = [leased.id, leased.claim_id, verdict, json.dumps(tries), *times, leased.url]
         with redis_errors():
-            answer = self._scripts.settle(args=[leased.id, leased.claim_id, verdict, json.dumps(tries), *times])
+            answer = self._scripts.settle(args=args)
         return cast("bytes", answer).decode()
 
     def note_slow(self, host: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
@@ -24,6 +24,24 @@ class QueueState:
     running: int
     #: When the job that is next was made (Unix seconds); None while none waits.
     next_created_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Everything there is to do, of all owners together, at one moment."""
+
+    #: The server's clock, in Unix seconds.
+    now: float
+    #: The length of each backlog, the webhooks' included: what KEDA scales on.
+    backlogs: Mapping[str, int]
+    #: Jobs under a lease.
+    in_flight: int
+    #: Jobs that wait for their next attempt to be due.
+    scheduled: int
+    webhooks_scheduled: int
+    dead_letters: int
+    #: Jobs that have ever ended, by terminal state.
+    ended: Mapping[str, int]
 
 
 class QueueControl:
@@ -53,6 +71,27 @@ class QueueControl:
             waiting=waiting,
             running=backlog + held - waiting,
             next_created_at=None if created is None else int(created) / 1000,
+        )
+
+    def totals(self) -> Totals:
+        """What waits, runs and is scheduled, and what has ended so far."""
+        names = (*queues.QUEUES, queues.WEBHOOKS)
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.time()
+            pipe.hgetall(queues.ENDED)
+            for key in (queues.LEASES, queues.SCHEDULED, queues.WEBHOOK_SCHEDULED, queues.DEAD):
+                pipe.zcard(key)
+            for name in names:
+                pipe.zcard(queues.backlog_key(name))
+            (seconds, micros), ended, in_flight, scheduled, webhooks, dead, *lengths = pipe.execute()
+        return Totals(
+            now=seconds + micros / 1e6,
+            backlogs=dict(zip(names, lengths, strict=True)),
+            in_flight=in_flight,
+            scheduled=scheduled,
+            webhooks_scheduled=webhooks,
+            dead_letters=dead,
+            ended={status.decode(): int(count) for status, count in ended.items()},
         )
 
     def pause(self, name: QueueName) -> None:

@@ -40,6 +40,10 @@ LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"
 EXPIRING: Final = PREFIX + "expiring"
+#: Jobs of all owners that failed and were not retried, by number.
+DEAD: Final = PREFIX + "dead"
+#: How many jobs have ended in each terminal state, for good: for Prometheus.
+ENDED: Final = PREFIX + "ended"
 #: The names of the queues that are paused.
 PAUSED: Final = PREFIX + "paused"
 TICK: Final = PREFIX + "tick"

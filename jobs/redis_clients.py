@@ -76,8 +76,8 @@ def _client(settings: Settings, *, timeout: float, pool_wait: float, retry: Retr
         "retry": retry,
     }
     if not settings.redis_sentinels:
-        return Redis.from_pool(_Pool.from_url(settings.redis_url, **options))
-    given = parse_url(settings.redis_url)
+        return Redis.from_pool(_Pool.from_url(settings.redis_login_url, **options))
+    given = parse_url(settings.redis_login_url)
     known = {name: given[name] for name in ("username", "password", "db") if name in given}
     sentinel = Sentinel(
         settings.redis_sentinels,

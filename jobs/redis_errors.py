@@ -10,7 +10,7 @@ from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
+from jobs.errors import AcceptanceUnknown, OutcomeUnknown, StoreFull, StoreUnavailable
 from jobs.redis_clients import NotSent
 
 #: Error codes by which a server that is up says that it takes no writes now: nothing was done.
@@ -18,7 +18,7 @@ _REFUSALS: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY"
 
 
 @contextmanager
-def redis_errors(lost_reply: type[AcceptanceUnknown] | None = None) -> Iterator[None]:
+def redis_errors(lost_reply: type[AcceptanceUnknown | OutcomeUnknown] | None = None) -> Iterator[None]:
     """Turn redis-py's errors into ours; ``lost_reply`` is raised where the command may have run."""
     try:
         yield
@@ -33,9 +33,5 @@ def redis_errors(lost_reply: type[AcceptanceUnknown] | None = None) -> Iterator[
     except (RedisConnectionError, RedisTimeoutError) as error:
         # redis-py tells so of a master that has become a replica (``redis/sentinel.py``), which did nothing.
         if lost_reply and not isinstance(error.__context__, ReadOnlyError):
-            message = (
-                "The job store was asked to take the job, but its answer was lost: it may have been accepted. "
-                "Repeat the request with the same Idempotency-Key."
-            )
-            raise lost_reply(message, retry_after=2) from error
+            raise lost_reply(lost_reply.lost, retry_after=2) from error
         raise StoreUnavailable("The job store does not answer. Try again.", retry_after=2) from error

@@ -12,7 +12,7 @@ from redis.commands.core import Script
 from jobs import queues
 from jobs.errors import DeadlineExceeded
 from jobs.model import SCHEMA_VERSION
-from jobs.webhooks import EVENT_TYPES, SLOW_SECONDS
+from jobs.webhooks import EVENT_TYPES, MAX_OLD_SECRETS, SLOW_SECONDS
 
 #: What a job gets that outlived its deadline. Its code is part of the API.
 EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did not end before its deadline."}
@@ -80,6 +80,7 @@ def _constants() -> str:
         "WEBHOOKS_CHANNEL": queues.WEBHOOKS_CHANNEL,
         "EVENT_TYPES": ",".join(EVENT_TYPES),
         "SLOW_MS": SLOW_SECONDS * 1000,
+        "MAX_OLD_SECRETS": MAX_OLD_SECRETS,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
         "UNACKED": queues.UNACKED,

@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -35,6 +36,10 @@ class Settings(BaseSettings):
     )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey (7.0 or newer).")
+    redis_username: str | None = Field(None, description="User at Redis, where the address names none.")
+    redis_password: SecretStr | None = Field(
+        None, description="Password at Redis, for an address without one; it may hold any character."
+    )
     redis_sentinels: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
         (),
         description="Redis Sentinels, 'host:port,host:port': they name the master, and PROMPTQ_REDIS_URL gives only "
@@ -165,6 +170,30 @@ class Settings(BaseSettings):
         5 * 24 * 3600, gt=0, description="An endpoint whose tries have all failed for so long is disabled."
     )
 
+    flower_host: str = Field("127.0.0.1", description="Address that Flower binds; off loopback it needs a login.")
+    flower_port: int = Field(5555, ge=1, le=65535, description="Port that Flower binds.")
+    flower_basic_auth: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("FLOWER_BASIC_AUTH", "flower_basic_auth"),
+        description="Logins of Flower, 'user:password,user:password'. Flower reads this and its other FLOWER_… itself.",
+    )
+    flower_auth: str | None = Field(
+        None,
+        validation_alias=AliasChoices("FLOWER_AUTH", "flower_auth"),
+        description="E-mail addresses (a pattern) that may log in to Flower by OAuth; see Flower's documentation.",
+    )
+
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port at which a worker or scheduler exports Prometheus metrics; the API does at its own.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics of a worker or scheduler bind.")
+    heartbeat_file: Path | None = Field(
+        None, description="File that a worker or scheduler touches every few seconds, for probes."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )
@@ -253,6 +282,15 @@ class Settings(BaseSettings):
         return delays
 
     @property
+    def redis_login_url(self) -> str:
+        """``redis_url`` with ``redis_username`` and ``redis_password`` in it, where it has no login of its own."""
+        parts = urlsplit(self.redis_url)
+        if "@" in parts.netloc or self.redis_password is None:
+            return self.redis_url
+        login = f"{quote(self.redis_username or '', safe='')}:{quote(self.redis_password.get_secret_value(), safe='')}"
+        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
+
+    @property
     def open_access(self) -> bool:
         """Whether no key is configured at all, so that anybody who reaches the server is the owner ``local``.
 
@@ -273,12 +311,26 @@ class Settings(BaseSettings):
     @property
     def bind_is_loopback(self) -> bool:
         """Whether the API's address can be reached from this machine only."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
+
+    @property
+    def flower_problem(self) -> str | None:
+        """Why Flower must not bind its address, in a sentence; None if it may."""
+        if self.flower_basic_auth is not None or self.flower_auth is not None or _is_loopback(self.flower_host):
+            return None
+        return (
+            f"no login is configured, so {self.flower_host} is not bound: anybody could look on. "
+            "Set FLOWER_BASIC_AUTH (user:password) or FLOWER_AUTH, or bind 127.0.0.1."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
@@ -290,7 +342,8 @@ def _host_and_port(text: str) -> tuple[str, int]:
 
 def environment_name(field: str) -> str:
     """The variable that a field of ``Settings`` is read from."""
-    return field.upper() if field.startswith("openai_") else f"PROMPTQ_{field.upper()}"
+    alias = Settings.model_fields[field].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"PROMPTQ_{field.upper()}"
 
 
 def load_or_exit(process: str) -> Settings:

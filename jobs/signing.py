@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -12,11 +14,20 @@ from typing import Final
 _PREFIX: Final = "whsec_"
 #: Seconds that a message's time may be off: the standard's, and OpenAI's.
 TOLERANCE: Final = 300.0
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 
 def new_secret() -> str:
     """A fresh secret: ``whsec_`` and 32 random bytes in base64."""
     return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def is_secret(text: str) -> bool:
+    """Whether it can be a signing secret."""
+    try:
+        return len(base64.b64decode(text.removeprefix(_PREFIX), validate=True)) > 0
+    except binascii.Error:
+        return False
 
 
 def hint(secret: str) -> str:
@@ -53,7 +64,7 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str, *, now: float, 
         signatures = headers["webhook-signature"].split()
     except KeyError as error:
         raise NotVerified(f"the header {error.args[0]} is missing") from None
-    if not timestamp.isdigit() or abs(now - int(timestamp)) > tolerance:
+    if not _SECONDS.fullmatch(timestamp) or abs(now - int(timestamp)) > tolerance:
         raise NotVerified("the timestamp is not of now")
     expected = "v1," + _sign(secret, f"{message_id}.{timestamp}.".encode() + body)
     if not any(hmac.compare_digest(expected.encode(), found.encode()) for found in signatures):

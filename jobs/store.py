@@ -248,7 +248,8 @@ class JobStore:
         fields = dict(zip(record[::2], record[1::2], strict=True))
         deadline = fields.get(b"deadline")
         time_left = None if deadline is None else (int(deadline) - int(fields[b"claimed"])) / 1000
-        return Claim(claim_id, Job.from_record(job_id, fields), time_left)
+        first = fields[b"started"] == fields[b"claimed"]
+        return Claim(claim_id, Job.from_record(job_id, fields), time_left, first)
 
     def renew(self, claims: Mapping[str, str], *, lease_seconds: float) -> Sequence[str]:
         """Renew the leases of these jobs (id to claim id) in one round trip; answer the ids that are ours no longer."""

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from redis import Redis
 
 from jobs import queues, signing
-from jobs.errors import InvalidRequest, NotFound, SecretShown, WebhooksOff
+from jobs.errors import InvalidRequest, NotFound, OutcomeUnknown, SecretShown, WebhooksOff
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.sealing import Sealer
@@ -33,11 +33,12 @@ class WebhookStore:
     ) -> tuple[Endpoint, str]:
         """Make an endpoint; answer it and its signing secret, which is shown only here.
 
-        Raises ``InvalidRequest`` if the owner has as many as one may have, ``WebhooksOff``, ``StoreFull``.
+        Raises ``InvalidRequest`` if the owner has as many as one may have, ``WebhooksOff``, ``StoreFull``, or
+        ``OutcomeUnknown`` if the reply was lost: repeated, it could make a second one.
         """
         endpoint_id, secret = new_endpoint_id(), signing.new_secret()
         fields = {"name": name, "url": url, "host": target.authority, **self._sealed(secret)}
-        with redis_errors():
+        with redis_errors(lost_reply=OutcomeUnknown):
             verdict = self._scripts.endpoint(
                 args=_arguments(endpoint_id, owner, MAX_ENDPOINTS, "", event_types, fields)
             )
@@ -95,7 +96,8 @@ class WebhookStore:
     def rotate(self, endpoint_id: str, owner: str, *, keep_old: bool) -> tuple[Endpoint, str]:
         """Replace an endpoint's secret; answer the new one, which is shown only here.
 
-        ``keep_old``: for 24 hours messages are signed with both. Raises ``NotFound``, ``WebhooksOff``, ``StoreFull``.
+        ``keep_old``: for 24 hours messages are signed with both. Raises ``NotFound``, ``WebhooksOff``, ``StoreFull``,
+        or ``OutcomeUnknown`` if the reply was lost: repeated, it would replace a secret that nobody has seen.
         """
         secret = signing.new_secret()
         if self._secret("rotate", "endpoint", endpoint_id, owner, secret, keep_old=keep_old) == b"gone":
@@ -104,6 +106,7 @@ class WebhookStore:
 
     def ensure_owner_secret(self, owner: str) -> None:
         """Make the owner's secret if there is none. Raises ``WebhooksOff``, ``StoreFull``."""
+        self._require_sealer()
         with redis_errors():
             known = self._client.exists(queues.owner_secret_key(owner))
         if not known:
@@ -140,7 +143,7 @@ class WebhookStore:
     def _secret(self, mode: str, kind: str, key: str, owner: str, secret: str, *, keep_old: bool = False) -> Any:
         sealed = self._sealed(secret)
         keep_ms = OLD_SECRET_SECONDS * 1000 if keep_old else 0
-        with redis_errors():
+        with redis_errors(lost_reply=OutcomeUnknown if mode == "rotate" else None):
             return self._scripts.secret(args=[mode, kind, key, owner, sealed["secret"], sealed["hint"], keep_ms])
 
     def _sealed(self, secret: str) -> dict[str, bytes | str]:

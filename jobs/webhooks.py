@@ -18,6 +18,8 @@ EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 SLOW_SECONDS: Final = 60
 #: How long a replaced secret may stay valid.
 OLD_SECRET_SECONDS: Final = 24 * 3600
+#: How many replaced secrets may be valid at once: a rotation may follow another within the day.
+MAX_OLD_SECRETS: Final = 3
 
 DisabledReason = Literal["gone", "failing", "owner"]
 
@@ -151,8 +153,8 @@ class Leased:
     claim_id: str
     #: None where its receiver's secret is missing.
     sealed_secret: bytes | None
-    #: The secret before, while it is still valid.
-    sealed_old_secret: bytes | None
+    #: Replaced secrets that are still valid, the newest first.
+    sealed_old_secrets: tuple[bytes, ...]
     url: str
     host: str
     event_id: str
@@ -180,7 +182,7 @@ class Leased:
             id=record[b"id"].decode(),
             claim_id=claim_id,
             sealed_secret=record.get(b"secret"),
-            sealed_old_secret=record.get(b"old_secret"),
+            sealed_old_secrets=tuple(record.get(b"old_secrets", b"").split()),
             url=record[b"url"].decode(),
             host=record[b"host"].decode(),
             event_id=event_id,

@@ -18,10 +18,11 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from jobs import logs, open_files
 from jobs.queues import celery_queue
 from jobs.redis_clients import listener_client
-from worker import deliveries, shutdown
+from worker import deliveries, pulse, shutdown
 from worker.alone_runs import Alone
 from worker.calls import Calls
 from worker.celery_app import app, settings
+from worker.metrics import WorkerMetrics, serve_or_exit
 from worker.tasks import register
 from worker.webhooks.wiring import make_deliverer
 from worker.wiring import make_store, wire
@@ -31,7 +32,7 @@ _log = structlog.stdlib.get_logger("promptq.worker")
 
 def main() -> int:
     """Serve until SIGTERM; running calls then have the grace period, and what is left is handed back."""
-    calls, alone = Calls(), Alone()
+    calls, alone, metrics = Calls(), Alone(), WorkerMetrics()
     logs.configure(settings.log_level, settings.log_format)
     open_files.raise_limit()
     deliveries.install()
@@ -52,13 +53,17 @@ def main() -> int:
         shutdown.begin(settings.grace_seconds, calls, also=(alone, deliverer))
 
     store = make_store(app, settings)
-    deliverer = make_deliverer(store.outbox, settings)
+    deliverer = make_deliverer(store.outbox, settings, metrics)
     try:
-        runner, beside = wire(store, settings, calls, alone=alone.run)
+        runner, beside = wire(store, settings, calls, metrics, alone=alone.run)
     except ValueError as error:
         print(f"promptq worker: {error}", file=sys.stderr)
         return 2
+    metrics.watch(slots=settings.concurrency, running=lambda: len(calls) + len(alone), sending=lambda: len(deliverer))
+    serve_or_exit(metrics.registry, settings, "worker")
     register(app, runner)
+    if settings.heartbeat_file is not None:
+        beside.append(gevent.spawn(pulse.beat, settings.heartbeat_file))
     if settings.webhook_concurrency:
         if deliverer.sealer is None:
             _log.warning("webhooks.no_key", setting="PROMPTQ_ENCRYPTION_KEYS")

@@ -22,6 +22,7 @@ from jobs import logs
 from worker import shutdown
 from worker.calls import Calls
 from worker.celery_app import app, settings
+from worker.metrics import WorkerMetrics
 from worker.wiring import make_store, wire
 
 
@@ -30,7 +31,7 @@ def main(job_id: str) -> int:
     logs.configure(settings.log_level, settings.log_format)
     calls = Calls()
     gevent.signal_handler(signal.SIGTERM, shutdown.begin, settings.grace_seconds, calls)
-    runner, _ = wire(make_store(app, settings), settings, calls, alone=None)
+    runner, _ = wire(make_store(app, settings), settings, calls, WorkerMetrics(), alone=None)
     ran = runner.run(job_id)
     print(json.dumps(ran and dataclasses.asdict(ran)), flush=True)
     return 0

@@ -6,7 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -17,6 +17,7 @@ from jobs.scripts import EXPIRED_ERROR
 from jobs.store import JobStore
 from worker.calls import Aborted, AbortReason, Calls
 from worker.llm import Answer
+from worker.metrics import OK, WorkerMetrics
 from worker.retries import RetryPolicy
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Runner:
     call_timeout: float
     #: Runs a job by itself that must not have neighbours; None where this process has nothing else to run.
     alone: Callable[[str], Ran | None] | None = None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -86,6 +88,7 @@ class Runner:
                 _log.info("job.not_claimed", reason=claim)
                 return Ran(claim)
             with structlog.contextvars.bound_contextvars(owner=claim.job.owner):
+                self.metrics.claimed(claim)
                 self.calls.enter(claim)
                 try:
                     return self._run(claim)
@@ -102,11 +105,7 @@ class Runner:
             started = self.clock()
             _log.info("job.attempt_started", attempt=attempt, queued_seconds=round(started - claim.job.created_at, 3))
             try:
-                answer = self.calls.run(
-                    claim,
-                    lambda: self.llm.call(claim.job.endpoint, claim.job.request),
-                    timeout=max(0.001, min(self.call_timeout, own_limit, ends - self.monotonic())),
-                )
+                answer = self._call(claim, min(self.call_timeout, own_limit, ends - self.monotonic()))
             except Aborted as aborted:
                 return self._give_up(claim, aborted.reason, attempt)
             except LLMError as error:
@@ -126,6 +125,25 @@ class Runner:
             _log.info("job.answered", attempt=attempt, upstream_request_id=answer.request_id)
             return self._end(claim, outcome, attempts, attempt, started)
 
+    def _call(self, claim: Claim, limit: float) -> Answer:
+        """Make one LLM call of at most ``limit`` seconds, and count it. Raises as ``Calls.run`` does."""
+        endpoint, began, outcome = claim.job.endpoint, self.monotonic(), PromptQError.code
+        try:
+            answer = self.calls.run(
+                claim, lambda: self.llm.call(endpoint, claim.job.request), timeout=max(0.001, limit)
+            )
+            outcome = OK
+        except LLMError as error:
+            outcome = error.code
+            raise
+        except Aborted:
+            outcome = "aborted"
+            raise
+        finally:
+            self.metrics.called(endpoint, outcome, self.monotonic() - began)
+        self.metrics.used(endpoint, answer.usage)
+        return answer
+
     def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> Ran | None:
         """Plan the next attempt; None if it begins here and now, in this slot."""
         started = attempts[-1]["started_at"]
@@ -139,6 +157,7 @@ class Runner:
         )
         if verdict != "done":
             return Ran(verdict)
+        self.metrics.retried(error.code)
         if not keep:
             return Ran("scheduled", error.code)
         try:
@@ -151,6 +170,7 @@ class Runner:
         if reason is AbortReason.SHUTDOWN:
             verdict = self._patiently(lambda: self.store.hand_back(claim), patience=self.lease_seconds)
             _log.info("job.handed_back", attempt=attempt, verdict=verdict)
+            self.metrics.handed_back()
             return Ran("handed_back")
         _log.info("job.aborted", attempt=attempt)
         return Ran("aborted")
@@ -168,6 +188,7 @@ class Runner:
             code=outcome.error["code"] if outcome.error else None,
         )
         if verdict != "done":
+            self.metrics.discarded(verdict)
             return Ran("discarded")
         return Ran(outcome.status.value, outcome.error["code"] if outcome.error else None)
 

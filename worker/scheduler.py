@@ -25,6 +25,7 @@ from jobs.redis_clients import worker_client
 from jobs.settings import load_or_exit
 from jobs.store import JobStore
 from jobs.upkeep import Upkeep
+from worker.metrics import OK, SchedulerMetrics, serve_or_exit
 
 #: Seconds after which a delivery that was not acknowledged is forgotten: its job is long in other hands.
 _SWEEP_AFTER = 600.0
@@ -48,6 +49,7 @@ class Scheduler:
     outbox: Outbox
     lease_seconds: float
     grace: float = 10.0
+    metrics: SchedulerMetrics = field(default_factory=SchedulerMetrics)
     clock: Callable[[], float] = time.monotonic
     _seen: dict[str, _Sighting] = field(default_factory=dict)
     #: When the last tick that went well ended; None if there was none, or the last one failed.
@@ -76,6 +78,7 @@ class Scheduler:
         # If this took long, Redis may have been away while we waited for it: the next tick will tell.
         may_recover = may_recover and self.clock() - now < self.lease_seconds / 3
         counts["recovered"] = self._do("recovered", self.upkeep.recover_lost) if may_recover else 0
+        self.metrics.did(counts)
         if any(counts.values()):
             _log.info("scheduler.tick", **counts)
         self._ended = self.clock()
@@ -117,6 +120,8 @@ def main() -> int:
         lease_seconds=settings.lease_seconds,
         grace=settings.repair_after,
     )
+    scheduler.metrics.watch(store.queues)
+    serve_or_exit(scheduler.metrics.registry, settings, "scheduler")
     # Well within the third of a lease that counts as an outage.
     interval = min(settings.scheduler_interval, settings.lease_seconds / 6)
     stop = threading.Event()
@@ -131,13 +136,18 @@ def main() -> int:
         try:
             scheduler.tick()
         except Unavailable:
+            scheduler.metrics.ticked("unavailable")
             _log.warning("scheduler.store_unavailable")
         except Exception:  # noqa: BLE001  # the next tick may go well, and nobody else recovers jobs; the log has it
+            scheduler.metrics.ticked("crashed")
             _log.exception("scheduler.crashed")
         else:
+            scheduler.metrics.ticked(OK)
             if ready is not None:
                 ready.write_text(str(os.getpid()))
                 ready = None
+        if settings.heartbeat_file is not None:
+            settings.heartbeat_file.touch()
         stop.wait(interval)
     return 0
 

@@ -14,6 +14,7 @@ from jobs.store import JobStore
 from worker.calls import Calls
 from worker.heartbeat import Heartbeat, listen_for_aborts
 from worker.llm import LLMClient
+from worker.metrics import WorkerMetrics
 from worker.retries import RetryPolicy
 from worker.runner import Ran, Runner
 
@@ -24,7 +25,12 @@ def make_store(app: Celery, settings: Settings) -> JobStore:
 
 
 def wire(
-    store: JobStore, settings: Settings, calls: Calls, *, alone: Callable[[str], Ran | None] | None
+    store: JobStore,
+    settings: Settings,
+    calls: Calls,
+    metrics: WorkerMetrics,
+    *,
+    alone: Callable[[str], Ran | None] | None,
 ) -> tuple[Runner, list[gevent.Greenlet[..., None]]]:
     """A runner on these settings, and the greenlets that keep its jobs its own.
 
@@ -40,6 +46,7 @@ def wire(
         lease_seconds=settings.lease_seconds,
         call_timeout=settings.call_timeout,
         alone=alone,
+        metrics=metrics,
     )
     heartbeat = Heartbeat(store, calls, lease_seconds=settings.lease_seconds)
     return runner, [gevent.spawn(heartbeat.run), gevent.spawn(listen_for_aborts, listener_client(settings), calls)]

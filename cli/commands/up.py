@@ -145,7 +145,10 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
                     "llm": choices.llm_url,
                     "redis": _redis_name(settings) if settings.redis_sentinels else choices.redis_url,
                     "api_key": outside.api_key,
-                    "metrics": [f"{choices.api_url}/metrics"],
+                    "metrics": [
+                        f"{choices.api_url}/metrics",
+                        *(f"http://127.0.0.1:{port}/metrics" for port in choices.metrics_ports),
+                    ],
                     "processes": {child.name: child.pid for child in children},
                 }
             )
@@ -180,6 +183,7 @@ def _settle(
         flower = None if options.no_flower else ports.take("127.0.0.1", options.flower_port, option="--flower-port")
         own = None if outside.redis_url else ports.take("127.0.0.1", options.redis_port, option="--redis-port")
         simulator = ports.take("127.0.0.1", 0, option="the simulator") if simulated else None
+        metrics = [ports.take("127.0.0.1", 0, option="metrics") for _ in range(options.workers + 1)]
     return Choices(
         host=options.host,
         port=port,
@@ -194,6 +198,7 @@ def _settle(
         api_workers=options.api_workers or settings.api_workers,
         grace=options.grace,
         fsync=settings.durability == "fsync",
+        metrics_ports=metrics,
         webhook_allow=None if environ.get("PROMPTQ_WEBHOOK_ALLOW") or not local else LOOPBACK,
     )
 

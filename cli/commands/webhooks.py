@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -19,6 +21,7 @@ from cli.client.groups import ListGroup
 from cli.client.options import connection
 from cli.client.receiver import Received, Receiver, read
 from jobs.sealing import new_key
+from jobs.signing import is_secret
 
 _NAME: Final = "promptq webhooks listen"
 
@@ -118,6 +121,8 @@ def listen(
 
     Registers itself as a webhook endpoint, and takes that back at the end.
     """
+    if secret is not None and not is_secret(secret):
+        raise ClientError("the secret is not one: it is whsec_ and base64 (--secret)")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -138,6 +143,7 @@ def listen(
             _until(stop)
             return
         with Api(url, api_key) as api:
+            _take_back_what_was_left(api)
             asked = events or api.event_types()
             made = api.create_webhook_endpoint(name=_NAME, url=public_url or receiver.url, event_types=asked)
             try:
@@ -145,7 +151,25 @@ def listen(
                 click.echo(f"listening at {made['url']} as {made['id']}; Ctrl-C ends it", err=True)
                 _until(stop)
             finally:
-                api.delete_webhook_endpoint(str(made["id"]))
+                try:
+                    api.delete_webhook_endpoint(str(made["id"]))
+                except ClientError:
+                    click.echo(
+                        f"the endpoint {made['id']} is left: the next `listen` on this machine removes it", err=True
+                    )
+                    raise
+
+
+def _take_back_what_was_left(api: Api) -> None:
+    """Remove endpoints of earlier receivers on this machine that nobody listens for any more."""
+    for endpoint in api.webhook_endpoints(limit=100).get("data") or []:
+        place = urlsplit(str(endpoint["url"]))
+        if endpoint["name"] != _NAME or place.hostname != "127.0.0.1" or place.port is None:
+            continue
+        try:
+            socket.create_connection(("127.0.0.1", place.port), timeout=1).close()
+        except ConnectionRefusedError:
+            api.delete_webhook_endpoint(str(endpoint["id"]))
 
 
 def _until(stop: threading.Event) -> None:

@@ -51,8 +51,11 @@ class DataDir:
         file = self.root / "encryption.key"
         try:
             if not file.exists():
-                with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                # Whole or not at all, whenever this is killed.
+                draft = file.with_suffix(".draft")
+                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
                     opened.write(new_key() + "\n")
+                draft.replace(file)
             return file.read_text().strip()
         except OSError as error:
             raise StackError(f"cannot use {file}: {error.strerror}") from error

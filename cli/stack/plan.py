@@ -35,6 +35,8 @@ class Choices:
     fsync: bool = False
     #: What webhooks may reach besides the internet (``PROMPTQ_WEBHOOK_ALLOW``); None: the user's own setting.
     webhook_allow: str | None = None
+    #: Where the workers, and last the scheduler, export their metrics, by port; empty: nowhere.
+    metrics_ports: Sequence[int] = ()
 
     @property
     def api_url(self) -> str:
@@ -74,9 +76,13 @@ def make(choices: Choices, *, folder: DataDir, environ: Mapping[str, str]) -> Pl
     if simulated:
         changes |= {"OPENAI_BASE_URL": choices.llm_url, "OPENAI_API_KEY": "simulator"}
     env = for_children(environ, changes, simulated=simulated)
-    workers = [_worker(f"worker-{number}", env, folder.run) for number in range(1, choices.workers + 1)]
+    workers = [
+        _worker(f"worker-{number}", {**env, **_metrics(choices, number - 1)}, folder.run)
+        for number in range(1, choices.workers + 1)
+    ]
+    scheduler = _scheduler({**env, **_metrics(choices, -1)}, folder.run)
     first = [*_redis(choices, env, folder.valkey), *_simulator(choices, env)]
-    second = [_api(choices, env, folder.metrics), *workers, _scheduler(env, folder.run), *_flower(choices, env)]
+    second = [_api(choices, env, folder.metrics), *workers, scheduler, *_flower(choices, env)]
     stages = [["flower"], ["api"], ["scheduler"], [part.name for part in workers], ["simulator"], ["redis"]]
     return Plan(waves=[first, second], stages=stages)
 
@@ -109,6 +115,12 @@ def _api(choices: Choices, env: Mapping[str, str], metrics: Path) -> Part:
     return Part("api", command, {**env, **own}, http_ok(f"{choices.api_url}/readyz"), choices.api_url)
 
 
+def _metrics(choices: Choices, place: int) -> dict[str, str]:
+    if not choices.metrics_ports:
+        return {}
+    return {"PROMPTQ_METRICS_HOST": "127.0.0.1", "PROMPTQ_METRICS_PORT": str(choices.metrics_ports[place])}
+
+
 def _worker(name: str, env: Mapping[str, str], run: Path) -> Part:
     ready = run / f"{name}.ready"
     own = {"PROMPTQ_WORKER_NAME": name, "PROMPTQ_WORKER_READY_FILE": str(ready)}
@@ -124,14 +136,7 @@ def _scheduler(env: Mapping[str, str], run: Path) -> Part:
 def _flower(choices: Choices, env: Mapping[str, str]) -> list[Part]:
     if choices.flower_port is None:
         return []
-    command = _python(
-        *("celery", "-A", "worker.celery_app:app", "flower"),
-        # Loopback whatever --host says: its pages are open to anybody who reaches them.
-        "--address=127.0.0.1",
-        f"--port={choices.flower_port}",
-        "--read_only=True",
-        "--persistent=False",
-        "--purge_offline_workers=60",
-        "--max_tasks=10000",
-    )
-    return [Part("flower", command, env, http_ok(f"{choices.flower_url}/healthcheck"), f"{choices.flower_url}")]
+    # Loopback whatever --host says: without a login its pages are open to anybody who reaches them.
+    own = {"PROMPTQ_FLOWER_HOST": "127.0.0.1", "PROMPTQ_FLOWER_PORT": str(choices.flower_port)}
+    ready = http_ok(f"{choices.flower_url}/healthcheck")
+    return [Part("flower", _python("worker.dashboard"), {**env, **own}, ready, f"{choices.flower_url}")]

@@ -6,7 +6,7 @@ if not job or job.owner ~= owner then return 0 end
 if job.status == 'in_progress' then redis.call('PUBLISH', ABORTS_CHANNEL, id) end
 leave_all(job)
 redis.call('ZREM', leaf(job, job.status), id)
-redis.call('ZREM', leaf(job, 'dead'), id)
+unbury(job)
 redis.call('ZREM', key('expiring'), purge_member(job))
 if job.idem then redis.call('DEL', job.idem) end
 redis.call('DEL', job_key(id))

@@ -19,13 +19,13 @@ if types ~= '' then fields[#fields + 1] = 'types'; fields[#fields + 1] = types e
 for i = 1, #fields, 2 do
   if redis.call('HGET', record, fields[i]) ~= fields[i + 1] then
     redis.call('HSET', record, fields[i], fields[i + 1])
-    if fields[i] == 'url' then redis.call('HDEL', record, 'failing_since') end
+    if fields[i] == 'url' then redis.call('HDEL', record, 'failing_since', 'failed_last') end
     changed = true
   end
 end
 local disabled = redis.call('HEXISTS', record, 'disabled') == 1
 if enabled == '1' and disabled then
-  redis.call('HDEL', record, 'disabled', 'disabled_reason', 'failing_since')
+  redis.call('HDEL', record, 'disabled', 'disabled_reason', 'failing_since', 'failed_last')
   disabled, changed = false, true
 elseif enabled == '0' and not disabled then
   redis.call('HSET', record, 'disabled', at, 'disabled_reason', 'owner')

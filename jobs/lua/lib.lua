@@ -108,10 +108,24 @@ local function purge(at, limit)
     local index, id = member:match('^(%S+) (%S+)$')
     redis.call('ZREM', index, id)
     local before, queue = index:match('^(.*):failed:([^:]+)$')
-    if before then redis.call('ZREM', before .. ':dead:' .. queue, id) end
+    if before then
+      redis.call('ZREM', before .. ':dead:' .. queue, id)
+      redis.call('ZREM', key('dead'), id)
+    end
     redis.call('ZREM', key('expiring'), member)
   end
   return #due
+end
+
+-- A dead letter, until it is retried: in a leaf beside the statuses' own, and in the set of all owners'.
+local function bury(job)
+  redis.call('ZADD', leaf(job, 'dead'), job.seq, job.id)
+  redis.call('ZADD', key('dead'), job.seq, job.id)
+end
+
+local function unbury(job)
+  redis.call('ZREM', leaf(job, 'dead'), job.id)
+  redis.call('ZREM', key('dead'), job.id)
 end
 
 -- The one way to end: every terminal state goes through here. `fields` is a flat list of record fields to set.
@@ -119,8 +133,8 @@ local function finish(job, status, fields, at, ttl)
   local was_running = job.status == 'in_progress'
   leave_all(job)
   set_status(job, status)
-  -- A dead letter, until it is retried: a leaf beside the statuses' own.
-  if status == 'failed' then redis.call('ZADD', leaf(job, 'dead'), job.seq, job.id) end
+  if status == 'failed' then bury(job) end
+  redis.call('HINCRBY', key('ended'), status, 1)
   redis.call('HSET', job_key(job.id), 'finished', at, unpack(fields))
   redis.call('HDEL', job_key(job.id), 'retry_at')
   redis.call('PEXPIRE', job_key(job.id), ttl)

@@ -22,6 +22,15 @@ local function load_delivery(id)
   return delivery
 end
 
+-- Secrets that were replaced and are still valid, the newest first: {until when, sealed}.
+local function old_secrets(record, at)
+  local found = {}
+  for till, secret in (redis.call('HGET', record, 'old_secrets') or ''):gmatch('(%d+):(%S+)') do
+    if tonumber(till) > at then found[#found + 1] = {tonumber(till), secret} end
+  end
+  return found
+end
+
 -- Two leaves for each delivery: of its endpoint, and of all that its owner has.
 local function delivery_leaf(owner, endpoint, status)
   return PREFIX .. 'deliveries:' .. owner .. ':' .. endpoint .. ':' .. status
@@ -103,6 +112,8 @@ end
 local function end_delivery(delivery, state, at, ttl)
   leave_outbox(delivery, at)
   redis.call('HSET', delivery_key(delivery.id), 'state', state, 'ended', at)
+  -- An end is final: whoever had it last has no say any more.
+  redis.call('HDEL', delivery_key(delivery.id), 'claim')
   redis.call('PEXPIRE', delivery_key(delivery.id), ttl)
   local before = delivery_leaves(delivery, 'pending')
   for i, leaf in ipairs(delivery_leaves(delivery, state)) do

@@ -22,5 +22,9 @@ local function move(set)
   end
   return #ids
 end
-redis.call('ZREMRANGEBYSCORE', key('webhook-slow'), '-inf', at)
+-- Hosts whose slowness is forgotten are in line with the others again.
+for _, host in ipairs(redis.call('ZRANGEBYSCORE', key('webhook-slow'), '-inf', at)) do
+  redis.call('ZREM', key('webhook-slow'), host)
+  if redis.call('ZREM', key('webhook-turns:slow'), host) == 1 then give_turn(host, at) end
+end
 return {move('webhook-scheduled'), move('webhook-leases')}

@@ -23,6 +23,6 @@ end
 local deadline = job.deadline and job.deadline - job.created or ''
 local at = insert({id = new, owner = owner, kind = job.kind, queue = job.queue}, message, deadline, fields)
 redis.call('HSET', job_key(id), 'retried_as', new)
-redis.call('ZREM', leaf(job, 'dead'), id)
+unbury(job)
 purge(at, 4)
 return {'created', at, redis.call('ZRANK', key('waiting:' .. job.queue), new)}

@@ -9,10 +9,16 @@ local before = redis.call('HMGET', record, 'owner', 'secret')
 if mode == 'make' and before[2] then return 'known' end
 if mode == 'rotate' and (before[1] ~= owner or not before[2]) then return 'gone' end
 if mode == 'rotate' and before[2] == secret then return 'done' end  -- a replay after a lost reply
-redis.call('HDEL', record, 'old_secret', 'old_until')
+local old = keep > 0 and old_secrets(record, at) or {}
+redis.call('HDEL', record, 'old_secrets')
 if mode == 'rotate' then
   redis.call('HSET', record, 'updated', at)
-  if keep > 0 then redis.call('HSET', record, 'old_secret', before[2], 'old_until', at + keep) end
+  if keep > 0 then
+    table.insert(old, 1, {at + keep, before[2]})
+    local kept = {}
+    for i = 1, math.min(#old, MAX_OLD_SECRETS) do kept[i] = string.format('%.0f', old[i][1]) .. ':' .. old[i][2] end
+    redis.call('HSET', record, 'old_secrets', table.concat(kept, ' '))
+  end
 else
   redis.call('HSET', record, 'owner', owner, 'created', at, 'updated', at)
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -136,10 +137,20 @@ def settle(
     delay: float = 300,
     slow: bool = False,
     disable_after: float = FIVE_DAYS,
+    longest_gap: float = math.inf,
 ) -> str:
     """Write down how a try went."""
-    tries = [*leased.tries, {"started_at": 1.0, "seconds": 0.1, "status_code": 200, "error": None}]
-    return store.outbox.settle(leased, verdict, tries=tries, delay=delay, slow=slow, disable_after=disable_after)
+    tried = {"started_at": 1.0, "seconds": 0.1, "status_code": 200, "error": None}
+    tries = [*leased.tries, *([] if verdict == "release" else [tried])]
+    return store.outbox.settle(
+        leased,
+        verdict,
+        tries=tries,
+        delay=delay,
+        slow=slow,
+        disable_after=disable_after,
+        longest_gap=longest_gap,
+    )
 
 
 def forget_deliveries(client: redis.Redis, *delivery_ids: str) -> None:
@@ -170,13 +181,14 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
     waiting: dict[str, set[str]] = defaultdict(set)
     active: dict[str, set[str]] = defaultdict(set)
     leaves: dict[str, set[str]] = defaultdict(set)
-    in_progress, later, deadlines = set(), set(), set()
+    in_progress, later, deadlines, dead = set(), set(), set(), set()
     for job_id, record in records.items():
         fields = {name: record[name.encode()].decode() for name in ("owner", "kind", "status", "queue")}
         leaves["promptq:index:" + ":".join(fields.values())].add(job_id)
         status = JobStatus(fields["status"])
         if status is JobStatus.FAILED and b"retried_as" not in record:
             leaves["promptq:index:" + ":".join({**fields, "status": "dead"}.values())].add(job_id)
+            dead.add(job_id)
         assert (client.pttl(queues.job_key(job_id)) > 0) is status.terminal, "only what has ended may expire"
         if status.terminal:
             continue
@@ -192,6 +204,7 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
     assert leases == in_progress
     assert scheduled == later
     assert members(client, queues.DEADLINES) == deadlines
+    assert members(client, queues.DEAD) == dead
     for queue in queues.QUEUES:
         paused = client.sismember(queues.PAUSED, queue)
         messages, held = client.llen(queues.celery_queue(queue)), client.llen(queues.held_messages_key(queue))

@@ -23,6 +23,7 @@ from cli.stack.ports import Ports, reachable
 from cli.stack.readyfile import ReadyFile
 from jobs.sealing import Sealer
 from jobs.settings import Settings
+from worker.dashboard import flower_options
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +178,7 @@ def test_the_plan_of_a_full_stack(tmp_path: Path) -> None:
         *("flower", "api", "scheduler", "worker-1", "worker-2", "worker-3", "simulator", "redis")
     ]
     parts = {part.name: part for wave in made.waves for part in wave}
-    assert {"--address=127.0.0.1", "--read_only=True", "--persistent=False"} <= set(parts["flower"].command)
+    assert parts["flower"].env["PROMPTQ_FLOWER_HOST"] == "127.0.0.1"
     assert parts["api"].address == "http://127.0.0.1:8000"
     assert parts["worker-2"].env["PROMPTQ_WORKER_NAME"] == "worker-2"
     assert len({parts[f"worker-{number}"].env["PROMPTQ_WORKER_READY_FILE"] for number in (1, 2, 3)}) == 3
@@ -186,10 +187,21 @@ def test_the_plan_of_a_full_stack(tmp_path: Path) -> None:
 def test_flower_knows_its_options() -> None:
     """Each option that we give Flower exists in the installed version; it passes over unknown ones silently."""
     options = importlib.import_module("flower.options").options  # untyped
-
-    with_flower = plan._flower(choices(), {})[0].command
-    for word in with_flower[with_flower.index("flower") + 1 :]:
+    given = flower_options(Settings())
+    assert {"--read_only=True", "--persistent=False"} <= set(given)
+    for word in given:
         assert hasattr(options, word.removeprefix("--").partition("=")[0]), word
+
+
+@pytest.mark.parametrize("name", ["FLOWER_BASIC_AUTH", "FLOWER_AUTH"])
+def test_flower_is_never_open_to_others(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Off loopback it needs a login: a user and password, or OAuth."""
+    assert Settings(flower_host="::1").flower_problem is None
+    problem = Settings(flower_host="0.0.0.0").flower_problem
+    assert problem is not None
+    assert name in problem
+    monkeypatch.setenv(name, "ann:secret")
+    assert Settings(flower_host="0.0.0.0").flower_problem is None
 
 
 def test_the_simulators_children_see_nothing_of_the_users_account() -> None:

@@ -48,9 +48,6 @@ STAND_INS = {
         "pathlib.Path('grandchild').write_text(str(child.pid))\n"
         "server.serve(os.environ['PROMPTQ_PORT'])\n"
     ),
-    "celery.py": (
-        "import server, sys\nserver.serve([w for w in sys.argv if w.startswith('--port=')][0].partition('=')[2])\n"
-    ),
     "worker/__init__.py": "",
     "worker/__main__.py": (
         "import os, pathlib, time\n"
@@ -58,6 +55,7 @@ STAND_INS = {
         "pathlib.Path(os.environ['PROMPTQ_WORKER_READY_FILE']).write_text(str(os.getpid()))\n"
         "time.sleep(600)\n"
     ),
+    "worker/dashboard.py": "import os, server\nserver.serve(os.environ['PROMPTQ_FLOWER_PORT'])\n",
     "worker/scheduler.py": (
         "import os, pathlib, time\n"
         "pathlib.Path(os.environ['PROMPTQ_SCHEDULER_READY_FILE']).write_text(str(os.getpid()))\n"
@@ -186,7 +184,8 @@ def test_it_starts_everything_says_so_and_stops_everything(up: Callable[..., Up]
     pids = stack.pids()
     assert list(pids) == ["redis", "simulator", "api", "worker-1", "worker-2", "scheduler", "flower"]
     assert content["api_key"] == "local"
-    assert content["metrics"] == [f"{content['api']}/metrics"]
+    assert content["metrics"][0] == f"{content['api']}/metrics"
+    assert len(set(content["metrics"])) == 4, "the API, two workers and the scheduler"
     assert stack.ready_file.stat().st_mode & 0o077 == 0, "it may hold a key"
     env = dict(line.split("=", 1) for line in get(f"{content['api']}/anything").splitlines() if "=" in line)
     assert env["PROMPTQ_REDIS_URL"] == content["redis"]

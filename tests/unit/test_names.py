@@ -13,12 +13,14 @@ from jobs.scripts import Scripts
 LUA = Path(scripts.__file__).parent / "lua"
 COUNTERS = {"seq", "webhook-seq", "webhook-turn"}
 FIXED = {
-    *("leases", "scheduled", "deadlines", "expiring", "paused", "tick", "hold"),
+    *("leases", "scheduled", "deadlines", "expiring", "paused", "tick", "hold", "dead", "ended"),
     *("webhook-scheduled", "webhook-leases", "webhook-running", "webhook-slow"),
     *("webhook-turns:fast", "webhook-turns:slow", "backlog:webhooks"),
 }
 BY_QUEUE = {"waiting:", "backlog:", "claimed:", "held:", "held-messages:"}
 BY_OWNER = {"webhook-endpoints:"}
+#: What the Lua steps alone know.
+THEIR_OWN = {"webhook-taken:"}
 DENIED = {"create", "resubmit", "endpoint", "secret", "probe"}
 
 
@@ -40,7 +42,7 @@ def test_lua_uses_known_keys_only() -> None:
         used |= set(re.findall(r"\bkey\('([^']+)'", file.read_text())) - {"webhook-turns:"}
         used |= set(re.findall(r"\bmove\('([^']+)'", file.read_text()))
         used |= {f"webhook-turns:{kind}" for kind in re.findall(r"\bserve\('(\w+)'", file.read_text())}
-    assert used == FIXED | BY_QUEUE | BY_OWNER | COUNTERS
+    assert used == FIXED | BY_QUEUE | BY_OWNER | COUNTERS | THEIR_OWN
 
 
 def test_every_lua_file_is_loaded(redis_client: redis.Redis) -> None:

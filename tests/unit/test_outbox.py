@@ -656,6 +656,50 @@ def test_what_waits_follows_its_endpoint(store: JobStore, redis_client: redis.Re
     assert redis_client.hgetall(queues.WEBHOOK_RUNNING) == {b"other.example:8443": b"1"}
 
 
+def test_what_was_leased_is_told_again_after_a_lost_reply(store: JobStore, redis_client: redis.Redis) -> None:
+    """The same claim id gets the same deliveries, and takes no others beside them."""
+    endpoint(store)
+    for _ in range(5):
+        event(store)
+    args = ["claim", 2, 0, 10, 30_000, 1000]
+    first, again = (store._scripts.deliver(args=args) for _ in range(2))
+    assert len(first) == 2
+    assert again == first
+    assert redis_client.zcard(queues.WEBHOOK_LEASES) == 2
+    held = dict(zip(first[0][::2], first[0][1::2], strict=True))
+    assert settle(store, Leased.from_record("claim", held)) == "done"
+    assert store._scripts.deliver(args=args) == first[1:]
+
+
+def test_what_an_earlier_url_answered_says_nothing_of_the_endpoint(store: JobStore) -> None:
+    """A 410 of the URL that the endpoint had when the try began does not disable it at its new one, where the event is
+    sent next."""
+    hook = endpoint(store)
+    event(store)
+    leased = lease_one(store)
+    store.webhooks.update(hook.id, "ann", url=OTHER_URL, target=parse(OTHER_URL, Allowed()))
+    assert settle(store, leased, "gone") == "done"
+    now = store.webhooks.get(hook.id, "ann")
+    assert (now.disabled_reason, now.failing_since) == (None, None)
+    store.outbox.move_due()
+    assert lease_one(store).url == OTHER_URL
+
+
+def test_a_failure_after_a_long_silence_begins_a_new_row(store: JobStore, redis_client: redis.Redis) -> None:
+    """An endpoint that failed once, had nothing to do for a week, and fails again has not failed for a week."""
+    hook = endpoint(store)
+    event(store)
+    settle(store, lease_one(store), "failed", longest_gap=36 * 3600)
+    week = 7 * 24 * 3600 * 1000
+    for name in ("failing_since", "failed_last"):
+        redis_client.hincrby(queues.endpoint_key(hook.id), name, -week)
+    event(store)
+    settle(store, lease_one(store), "retry", longest_gap=36 * 3600)
+    now = store.webhooks.get(hook.id, "ann")
+    assert now.disabled_at is None
+    assert now.failing_since == pytest.approx(redis_client.time()[0], abs=5)
+
+
 # --- Sending again by hand -------------------------------------------------------------------------------------------
 
 
@@ -921,6 +965,10 @@ def test_nothing_of_the_outbox_grows(store: JobStore, redis_client: redis.Redis)
         purged += found
     assert purged == 24
     assert lease(store) == []
+    # What was leased is kept for as long as a lost reply to it may be asked for again.
+    for key in redis_client.scan_iter("promptq:webhook-taken:*"):
+        assert 0 < redis_client.pttl(key) <= 30_000
+        redis_client.delete(key)
     kept = {key for key in keys(redis_client) if "webhook" in key or "deliver" in key}
     hook = store.webhooks.list("ann")[0]
     assert kept == {queues.endpoint_key(hook.id), queues.endpoints_key("ann"), *COUNTERS}

@@ -314,6 +314,87 @@ def test_little_is_read_of_a_large_body(receive: Callable[..., Receiver], sender
     assert sent[0] < 100_000_000, "what the kernels buffer, and no more"
 
 
+@pytest.mark.parametrize(
+    ("begin", "flood"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n" * 5000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a" * 10_000),
+    ],
+    ids=["interim answers", "trailers", "an extension of a chunk"],
+)
+def test_an_answer_without_end_is_left(
+    receive: Callable[..., Receiver], sender: Sender, begin: bytes, flood: bytes
+) -> None:
+    """Whatever a receiver sends for ever, little of it is read, and the connection is closed."""
+    left = threading.Event()
+
+    def send_for_ever(connection: socket.socket) -> None:
+        try:
+            connection.sendall(begin)
+            while True:
+                connection.sendall(flood)
+        except OSError:
+            left.set()
+
+    answer = post(sender, receive(send_for_ever))
+    assert answer == (Answer(200, None) if begin else Answer(None, "bad_answer", answer.detail))
+    assert left.wait(10)
+
+
+def test_a_flood_lets_others_go_on() -> None:
+    """While receivers flood a worker with all that they can send, its other greenlets run, and the time limit holds."""
+    program = """
+        from gevent import monkey; monkey.patch_all()
+        import gevent, ipaddress, threading, time
+        from jobs.webhook_urls import Target
+        from worker.webhooks import metered
+        from worker.webhooks.sender import Sender
+
+        metered.MOST_BYTES = 10**12  # only the time limit ends it
+        sockets, threads = monkey.get_original("socket", "socket"), monkey.get_original("threading", "Thread")
+        listener = sockets()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(20)
+
+        def flood(connection):
+            try:
+                while True:
+                    connection.sendall(b"HTTP/1.1 100 Continue\\r\\n\\r\\n" * 1000)
+            except OSError:
+                pass
+
+        def accept():
+            import _thread
+            while True:
+                _thread_start(flood, (listener.accept()[0],))
+
+        _thread_start = monkey.get_original("_thread", "start_new_thread")
+        _thread_start(accept, ())
+
+        class At:
+            def address(self, target):
+                return ipaddress.ip_address("127.0.0.1")
+
+        longest, last = 0.0, time.monotonic()
+        def tick():
+            global longest, last
+            while True:
+                gevent.sleep(0.01)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+
+        gevent.spawn(tick)
+        sender = Sender(At(), timeout=1, per_host=20)
+        target = Target("http", "h", listener.getsockname()[1], "/")
+        tries = [gevent.spawn(sender.post, target, b"{}", {}) for _ in range(5)]
+        gevent.joinall(tries, timeout=20)
+        print({one.value and one.value.error for one in tries}, longest < 1)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert found.stdout.strip() == "{'timeout'} True", found.stdout + found.stderr
+
+
 def test_connections_are_used_again(receive: Callable[..., Receiver], sender: Sender) -> None:
     """Messages to one receiver share a connection, also after failures and bodies."""
     receiver = receive(ok(b"x" * 1000), ok(b"", "500 Broken"), ok(b"{}", "404 None"), ok())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,12 @@ import redis
 from jobs import queues, signing
 from jobs.broker import MessageMaker
 from jobs.errors import InvalidRequest, NotFound, SecretShown, WebhooksOff
+from jobs.redis_clients import worker_client
+from jobs.settings import Settings
 from jobs.store import JobStore
 from jobs.webhook_store import MAX_ENDPOINTS
 from jobs.webhook_urls import Allowed, parse
-from jobs.webhooks import EVENT_TYPES, new_endpoint_id
+from jobs.webhooks import EVENT_TYPES, Leased, new_endpoint_id
 from tests.unit.making import (
     SEALER,
     check_outbox,
@@ -94,8 +97,8 @@ def test_no_secret_is_readable_in_redis(store: JobStore, redis_client: redis.Red
     assert b"hooks.example" in held, "this looks where it should"
     for secret in (first, second, third, fourth):
         assert shown(secret) not in held
-    sealed = redis_client.hmget(queues.endpoint_key(made.id), "secret", "old_secret")
-    assert [SEALER.open(one) for one in sealed] == [second, first]
+    secret, old = redis_client.hmget(queues.endpoint_key(made.id), "secret", "old_secrets")
+    assert [SEALER.open(secret), SEALER.open(old.partition(b":")[2])] == [second, first]
 
 
 def test_endpoints_are_listed_newest_first(store: JobStore) -> None:
@@ -230,6 +233,11 @@ def test_making_an_endpoint_can_be_replayed(store: JobStore, redis_client: redis
     check_outbox(redis_client)
 
 
+def opened(leased: Leased) -> list[str]:
+    """The secrets that a message is signed with, the current one first."""
+    return [SEALER.open(one) for one in (leased.sealed_secret, *leased.sealed_old_secrets) if one is not None]
+
+
 # --- Rotation --------------------------------------------------------------------------------------------------------
 
 
@@ -242,37 +250,35 @@ def test_a_rotated_secret_replaces_the_old_one(store: JobStore) -> None:
     leased = lease_one(store)
     assert leased.sealed_secret is not None
     assert SEALER.open(leased.sealed_secret) == secret
-    assert leased.sealed_old_secret is None
+    assert leased.sealed_old_secrets == ()
 
 
 def test_the_old_secret_can_stay_for_a_day(store: JobStore, redis_client: redis.Redis) -> None:
     """With grace, messages carry both secrets for 24 hours, and then the new one alone."""
     mine, first = store.webhooks.create("ann", name="n", url=URL, target=parse(URL, Allowed()), event_types=EVENT_TYPES)
     _, second = store.webhooks.rotate(mine.id, "ann", keep_old=True)
-    until = int(redis_client.hget(queues.endpoint_key(mine.id), "old_until") or 0)
-    assert until / 1000 == pytest.approx(redis_client.time()[0] + 24 * 3600, abs=5)
+    until, sealed = (redis_client.hget(queues.endpoint_key(mine.id), "old_secrets") or b"").split(b":")
+    assert int(until) / 1000 == pytest.approx(redis_client.time()[0] + 24 * 3600, abs=5)
     event(store)
     leased = lease_one(store)
-    assert leased.sealed_secret is not None
-    assert leased.sealed_old_secret is not None
-    assert (SEALER.open(leased.sealed_secret), SEALER.open(leased.sealed_old_secret)) == (second, first)
+    assert opened(leased) == [second, first]
     settle(store, leased, "release")
-    redis_client.hset(queues.endpoint_key(mine.id), "old_until", redis_client.time()[0] * 1000)
-    assert lease_one(store).sealed_old_secret is None
+    ends = redis_client.time()[0] * 1000
+    redis_client.hset(queues.endpoint_key(mine.id), "old_secrets", f"{ends}:{sealed.decode()}")
+    assert opened(lease_one(store)) == [second]
 
 
-def test_a_second_rotation_ends_the_first_secret(store: JobStore) -> None:
-    """At most two secrets are valid: the new one and the one before, if that may stay."""
-    mine = endpoint(store)
-    _, second = store.webhooks.rotate(mine.id, "ann", keep_old=True)
-    store.webhooks.rotate(mine.id, "ann", keep_old=True)
+def test_rotations_within_a_day_keep_what_receivers_may_hold(store: JobStore) -> None:
+    """Each replaced secret stays for its own 24 hours, up to three of them: also the one that a receiver has, when a
+    rotation was asked for twice. One that keeps nothing ends all of them."""
+    mine, first = store.webhooks.create("ann", name="n", url=URL, target=parse(URL, Allowed()), event_types=EVENT_TYPES)
+    secrets = [first, *(store.webhooks.rotate(mine.id, "ann", keep_old=True)[1] for _ in range(4))]
     event(store)
     leased = lease_one(store)
-    assert leased.sealed_old_secret is not None
-    assert SEALER.open(leased.sealed_old_secret) == second
+    assert opened(leased) == list(reversed(secrets))[:4]
     settle(store, leased, "release")
-    store.webhooks.rotate(mine.id, "ann", keep_old=False)
-    assert lease_one(store).sealed_old_secret is None
+    _, last = store.webhooks.rotate(mine.id, "ann", keep_old=False)
+    assert opened(lease_one(store)) == [last]
 
 
 def test_a_rotation_can_be_replayed(store: JobStore, redis_client: redis.Redis) -> None:
@@ -281,7 +287,8 @@ def test_a_rotation_can_be_replayed(store: JobStore, redis_client: redis.Redis) 
     before = redis_client.hget(queues.endpoint_key(mine.id), "secret")
     args = ["rotate", "endpoint", mine.id, "ann", b"sealed", "hint", 60_000]
     assert [store._scripts.secret(args=args) for _ in range(2)] == [b"done", b"done"]
-    assert redis_client.hmget(queues.endpoint_key(mine.id), "secret", "old_secret") == [b"sealed", before]
+    secret, old = redis_client.hmget(queues.endpoint_key(mine.id), "secret", "old_secrets")
+    assert (secret, [one.partition(b":")[2] for one in old.split()]) == (b"sealed", [before])
 
 
 # --- The owner's secret ----------------------------------------------------------------------------------------------
@@ -333,8 +340,8 @@ def test_an_owners_secret_is_rotated(store: JobStore) -> None:
     event(store, webhook_url=URL, webhook_host="hooks.example")
     leased = lease_one(store)
     assert leased.sealed_secret is not None
-    assert SEALER.open(leased.sealed_secret) == secret
-    assert leased.sealed_old_secret is not None
+    assert opened(leased)[0] == secret
+    assert len(opened(leased)) == 2
     kept = store.webhooks.owner_secret("ann")
     assert kept is not None
     assert kept.hint == signing.hint(secret)
@@ -355,6 +362,15 @@ def test_the_secrets_are_apart(store: JobStore) -> None:
     assert secrets["job"] == own
     assert signing.hint(secrets[first.id[-12:]]) == first.secret_hint
     assert signing.hint(secrets[second.id[-12:]]) == second.secret_hint
+
+
+def test_without_a_key_no_url_is_taken_although_its_secret_is_there(
+    store: JobStore, redis_client: redis.Redis, redis_url: str, messages: MessageMaker
+) -> None:
+    """A server that has lost its key takes no job whose webhook nobody could sign."""
+    store.webhooks.ensure_owner_secret("ann")
+    with contextlib.closing(worker_client(Settings(redis_url=redis_url))) as client, pytest.raises(WebhooksOff):
+        JobStore(client, messages, result_ttl=3600).webhooks.ensure_owner_secret("ann")
 
 
 def test_without_a_key_there_are_no_webhooks(redis_client: redis.Redis, redis_url: str, messages: MessageMaker) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+import gevent
 import pytest
+from gevent.event import AsyncResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -370,6 +372,7 @@ class DNS:
 
 
 HOOKS = parse("https://hooks.example/", NOBODY)
+PUBLIC, OTHER = ipaddress.ip_address("8.8.8.8"), ipaddress.ip_address("8.8.4.4")
 
 
 @pytest.mark.parametrize(
@@ -438,6 +441,43 @@ def test_an_answer_is_used_again_for_a_while() -> None:
     dns.now += 60
     assert str(resolver.address(HOOKS)) == "8.8.4.4"
     assert [port for _, port in dns.asked] == [443, 8443, 443]
+
+
+def test_a_host_that_is_known_does_not_wait_for_the_dns() -> None:
+    """While a host is looked up anew its last addresses serve, for an hour; then whoever asks must wait."""
+    now, answers = [0.0], AsyncResult()
+
+    def lookup(host: str, port: int) -> Sequence[Address]:
+        return [PUBLIC] if now[0] == 0 else answers.get()
+
+    resolver = Resolver(Allowed(), lookup, clock=lambda: now[0])
+    assert resolver.address(HOOKS) == PUBLIC
+    now[0] = 3000.0
+    assert resolver.address(HOOKS) == PUBLIC
+    now[0] = 4000.0
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.1):
+        resolver.address(HOOKS)
+    answers.set([OTHER])
+    assert resolver.address(HOOKS) == OTHER
+
+
+def test_a_host_is_asked_for_once_at_a_time() -> None:
+    """However many wait for a host whose DNS does not answer, it takes one lookup, which outlives who asked first."""
+    asked, answers = [], AsyncResult()
+
+    def lookup(host: str, port: int) -> Sequence[Address]:
+        asked.append(host)
+        found: Sequence[Address] = answers.get()
+        return found
+
+    resolver = Resolver(Allowed(), lookup)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+        resolver.address(HOOKS)
+    waiting = [gevent.spawn(resolver.address, HOOKS) for _ in range(20)]
+    gevent.sleep(0.01)
+    answers.set([PUBLIC])
+    assert [one.get(timeout=5) for one in waiting] == [PUBLIC] * 20
+    assert asked == ["hooks.example"]
 
 
 def test_a_refused_answer_stays_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from jobs.sealing import Sealer
 from jobs.subscription import listen
 from jobs.webhook_urls import Allowed, Refused, Target, parse
 from jobs.webhooks import Leased
+from worker.metrics import OK, WorkerMetrics
 from worker.webhooks.policy import RetrySchedule
 from worker.webhooks.sender import Answer
 from worker.webhooks.slots import Slots
@@ -64,6 +66,7 @@ class Deliverer:
     timeout: float
     slow_after: float
     disable_after: float
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     _sending: dict[gevent.Greenlet[..., None], _Sending] = field(default_factory=dict)
@@ -151,7 +154,9 @@ class Deliverer:
             if not work.ready() and not self._turn_slow(sending):
                 work.kill()
                 _log.info("webhook.crowded_out", delivery_id=leased.id, webhook_host=leased.host)
-                self._settle_patiently(leased, "release", leased.tries, 0)
+                # It may have arrived; but it has another try, and this one does not count.
+                answer = Answer(None, "crowded_out", "broken off: slow hosts have all their slots")
+                self._settle_patiently(leased, "release", self._noted(leased, began, started, answer), 0)
                 return
             answer = work.get()
         finally:
@@ -160,25 +165,30 @@ class Deliverer:
         verdict, delay = self.schedule.after(answer, leased.round)
         if leased.test and verdict != "succeeded":
             verdict = "failed"
-        tried = {
-            "started_at": round(began, 3),
-            "seconds": round(seconds, 3),
-            "status_code": answer.status_code,
-            "error": answer.error,
-            "detail": answer.detail,
-        }
         _log.info(
             "webhook.tried",
             delivery_id=leased.id,
             webhook_host=leased.host,
             verdict=verdict,
-            seconds=tried["seconds"],
+            seconds=round(seconds, 3),
             status=answer.status_code,
             code=answer.error,
             retry_in=round(delay, 1) if verdict == "retry" else None,
         )
-        tries: list[Mapping[str, Any]] = [*leased.tries, tried][-_KEPT_TRIES:]
+        tries = self._noted(leased, began, started, answer)
         self._settle_patiently(leased, verdict, tries, delay, slow=seconds >= self.slow_after)
+
+    def _noted(self, leased: Leased, began: float, started: float, answer: Answer) -> Sequence[Mapping[str, Any]]:
+        """The delivery's tries with the one that ends now; ``began`` and ``started`` by the two clocks."""
+        self.metrics.sent(answer.error or OK, self.monotonic() - started)
+        tried = {
+            "started_at": round(began, 3),
+            "seconds": round(self.monotonic() - started, 3),
+            "status_code": answer.status_code,
+            "error": answer.error,
+            "detail": answer.detail,
+        }
+        return [*leased.tries, tried][-_KEPT_TRIES:]
 
     def _try(self, leased: Leased) -> Answer:
         try:
@@ -198,10 +208,14 @@ class Deliverer:
         """The signing secrets, the current one first. Raises ``SecretUnreadable``."""
         if self.sealer is None:
             raise SecretUnreadable("The workers have no PROMPTQ_ENCRYPTION_KEYS to read the webhook secret with.")
-        sealed = [one for one in (leased.sealed_secret, leased.sealed_old_secret) if one is not None]
-        if not sealed:
+        if leased.sealed_secret is None:
             raise SecretUnreadable("There is no secret to sign the webhook with.")
-        return [self.sealer.open(one) for one in sealed]
+        secrets = [self.sealer.open(leased.sealed_secret)]
+        for sealed in leased.sealed_old_secrets:
+            # Whoever has replaced a key that was lost shall not wait for a day.
+            with contextlib.suppress(SecretUnreadable):
+                secrets.append(self.sealer.open(sealed))
+        return secrets
 
     def _turn_slow(self, sending: _Sending) -> bool:
         """Count the host as slow before its answer has come, and make room for others.
@@ -242,4 +256,12 @@ class Deliverer:
         *,
         slow: bool = False,
     ) -> None:
-        self.outbox.settle(leased, verdict, tries=tries, delay=delay, slow=slow, disable_after=self.disable_after)
+        self.outbox.settle(
+            leased,
+            verdict,
+            tries=tries,
+            delay=delay,
+            slow=slow,
+            disable_after=self.disable_after,
+            longest_gap=self.schedule.longest_gap,
+        )

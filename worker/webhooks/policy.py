@@ -23,6 +23,11 @@ class RetrySchedule:
 
     delays: Sequence[float]
 
+    @property
+    def longest_gap(self) -> float:
+        """Seconds that can lie between two tries of one delivery."""
+        return _LONGEST + max(self.delays, default=0.0) * (1 + _JITTER)
+
     def after(self, answer: Answer, tries_before: int) -> tuple[Verdict, float]:
         """The verdict on a try, and the seconds until the next where there is one."""
         if answer.error is None:

@@ -17,6 +17,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeout
 
 from jobs import __version__
 from jobs.webhook_urls import Address, Refused, Target
+from worker.webhooks.metered import PlainPool, SecurePool
 
 #: Receivers that connections are kept open to.
 _RECEIVERS: Final = 1000
@@ -58,6 +59,7 @@ class Sender:
         self._per_host = per_host
         self._wall_clock = wall_clock
         self._pools = urllib3.PoolManager(num_pools=_RECEIVERS, maxsize=per_host, block=False)
+        self._pools.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
     def post(self, target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post the body once. Follows no redirect, asks no proxy, and never raises for what a receiver does."""
@@ -138,6 +140,6 @@ class Sender:
         except ValueError:
             try:
                 seconds = email.utils.parsedate_to_datetime(text).timestamp() - self._wall_clock()
-            except ValueError:
+            except (ValueError, OverflowError):
                 return None
         return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs.outbox import Outbox
 from jobs.sealing import Sealer
 from jobs.settings import Settings
+from worker.metrics import WorkerMetrics
 from worker.webhooks.deliverer import Deliverer
 from worker.webhooks.policy import RetrySchedule
 from worker.webhooks.resolver import Resolver
@@ -12,7 +13,7 @@ from worker.webhooks.sender import Sender
 from worker.webhooks.slots import Slots
 
 
-def make_deliverer(outbox: Outbox, settings: Settings) -> Deliverer:
+def make_deliverer(outbox: Outbox, settings: Settings, metrics: WorkerMetrics) -> Deliverer:
     """A deliverer on these settings."""
     sender = Sender(
         Resolver(settings.webhook_allow), timeout=settings.webhook_timeout, per_host=settings.webhook_per_host
@@ -28,4 +29,5 @@ def make_deliverer(outbox: Outbox, settings: Settings) -> Deliverer:
         timeout=settings.webhook_timeout,
         slow_after=settings.webhook_slow_after,
         disable_after=settings.webhook_disable_after,
+        metrics=metrics,
     )
