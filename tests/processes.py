@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +91,8 @@ class Stack:
     api_key: str
     flower: str | None
     processes: Mapping[str, int]
+    #: Where each process that exports metrics does.
+    metrics: Sequence[str]
     up: subprocess.Popen[str]
     folder: Path
 
@@ -131,6 +133,7 @@ def stack(folder: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
             api_key=told["api_key"],
             flower=told.get("flower"),
             processes=told["processes"],
+            metrics=told["metrics"],
             up=up,
             folder=folder,
         )

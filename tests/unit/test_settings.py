@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from redis.connection import parse_url
 
 from jobs.settings import Settings, parse_keys
 
@@ -49,6 +50,24 @@ def test_webhook_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.webhook_allow.hosts == {"hooks.example", ".corp.example"}
     assert [str(network) for network in settings.webhook_allow.networks] == ["10.0.0.0/8", "::1/128"]
     assert settings.webhook_retries == (1, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({}, "redis://r:6379/2"),
+        ({"redis_password": "p@ss/w:rd"}, "redis://:p%40ss%2Fw%3Ard@r:6379/2"),
+        ({"redis_username": "ann", "redis_password": "hush"}, "redis://ann:hush@r:6379/2"),
+        ({"redis_url": "rediss://own:login@r/0", "redis_password": "p"}, "rediss://own:login@r/0"),
+    ],
+)
+def test_a_password_may_stand_beside_the_address(given: dict[str, str], url: str) -> None:
+    """User and password of settings of their own go into an address that has none, whatever characters they hold."""
+    settings = Settings.model_validate({"redis_url": "redis://r:6379/2", **given})
+    assert settings.redis_login_url == url
+    if "redis_password" in given and "own" not in url:
+        assert parse_url(settings.redis_login_url)["password"] == given["redis_password"]
+        assert given["redis_password"] not in repr(settings)
 
 
 @pytest.mark.parametrize(
