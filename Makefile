@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test soak test-system check lock clean
+.PHONY: help setup demo up test soak test-system images push deploy check lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,15 @@ demo: setup ## the whole stack on the simulator: submit prompts, poll, show answ
 up: setup ## start the stack in the foreground (ARGS="--port 9000 --workers 2")
 	@$(BIN)/promptq up $(ARGS)
 
-test: setup ## the tests that need PyPI alone (ARGS="-k name")
+# checkov pins what others want newer, so it has an environment of its own.
+CHECKOV := $(VENV)/checkov/.setup-stamp
+$(CHECKOV): requirements-checkov.txt $(STAMP)
+	@echo "Installing checkov into $(VENV)/checkov (once; about a minute)…"
+	@test -x $(VENV)/checkov/bin/python || $(BIN)/python -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-checkov.txt
+	@touch $(CHECKOV)
+
+test: setup $(CHECKOV) ## the tests that need PyPI alone (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
 
 soak: setup ## 20,500 jobs with random faults, twice, over 22 minutes (ARGS="--minutes 1 --jobs 2000")
@@ -36,15 +44,28 @@ soak: setup ## 20,500 jobs with random faults, twice, over 22 minutes (ARGS="--m
 test-system: setup ## the tests that need Debian packages; installs them where it may
 	@bash tests/system/run $(ARGS)
 
+images: ## build promptq/api and promptq/worker (ENGINE=docker|podman|buildah TAG=… PYTHON_IMAGE=…)
+	@ENGINE="$(ENGINE)" TAG="$(TAG)" PYTHON_IMAGE="$(PYTHON_IMAGE)" BUILD_FLAGS="$(BUILD_FLAGS)" k8s/images build
+
+push: ## push them (REGISTRY=registry.example.com/team)
+	@ENGINE="$(ENGINE)" TAG="$(TAG)" REGISTRY="$(REGISTRY)" k8s/images push
+
+deploy: ## build, push, make missing Secrets, apply, wait (OVERLAY=production REGISTRY=… OPENAI_API_KEY=… DRY_RUN=1)
+	@ENGINE="$(ENGINE)" TAG="$(TAG)" REGISTRY="$(REGISTRY)" OVERLAY="$(OVERLAY)" DRY_RUN="$(DRY_RUN)" k8s/deploy
+
 check: setup ## ruff, mypy --strict, import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache | tail -n 3; exit $${PIPESTATUS[0]}
 
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
 lock: ## pin the newest allowed versions again (needs uv: pip install uv)
-	@uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements-dev.txt $(ARGS)
-	@uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --constraint requirements-dev.txt --output-file requirements.txt
+	@$(COMPILE) pyproject.toml --extra local --group dev --output-file requirements-dev.txt $(ARGS)
+	@$(COMPILE) --group image-api --constraint requirements-dev.txt --output-file requirements-api.txt
+	@$(COMPILE) --group image-worker --constraint requirements-dev.txt --output-file requirements-worker.txt
+	@$(COMPILE) --group checkov --output-file requirements-checkov.txt $(ARGS)
 
 clean: ## remove .venv, caches and the local stack's data
 	@rm -rf $(VENV) .promptq tests/system/webhooks/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

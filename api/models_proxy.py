@@ -10,7 +10,6 @@ import httpx2
 from jobs.errors import LLMBadAnswer, LLMError, LLMRejected, LLMTimeout, LLMUnavailable, LLMUnreachable
 from jobs.settings import Settings
 
-_OPENAI: Final = "https://api.openai.com/v1"
 _TIMEOUT: Final = 10.0
 
 
@@ -18,7 +17,7 @@ class ModelsProxy:
     """Asks the LLM for its models; one answer serves everybody for a while."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = (settings.openai_base_url or _OPENAI).rstrip("/")
+        self._url = settings.llm_url.rstrip("/")
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
         self._client = httpx2.Client(timeout=_TIMEOUT, headers={"Authorization": f"Bearer {key}"})
         self._ttl = settings.models_cache_seconds

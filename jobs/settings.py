@@ -18,6 +18,7 @@ from jobs.queues import OWNER_PATTERN, QUEUES
 from jobs.webhook_urls import Allowed
 
 LOCAL_OWNER = "local"
+OPENAI_URL = "https://api.openai.com/v1"
 #: Longest deadline, in seconds: beyond it a job would outlive what is kept of it.
 MAX_DEADLINE = 30 * 24 * 3600
 _MAX_WEBHOOK_DELAY = 7 * 24 * 3600
@@ -280,6 +281,11 @@ class Settings(BaseSettings):
         if not all(0 <= delay <= _MAX_WEBHOOK_DELAY for delay in delays) or len(delays) > _MAX_WEBHOOK_RETRIES:
             raise ValueError(f"must be up to {_MAX_WEBHOOK_RETRIES} durations in seconds, separated by commas")
         return delays
+
+    @property
+    def llm_url(self) -> str:
+        """The LLM's address."""
+        return self.openai_base_url or OPENAI_URL
 
     @property
     def redis_login_url(self) -> str:

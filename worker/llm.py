@@ -99,7 +99,8 @@ class LLMClient:
         return cls(
             openai.OpenAI(
                 api_key=key,
-                base_url=settings.openai_base_url,
+                # Never None: the SDK would take an empty OPENAI_BASE_URL for an address.
+                base_url=settings.llm_url,
                 max_retries=0,
                 timeout=timeout,
                 http_client=http_client,

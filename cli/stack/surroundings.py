@@ -14,7 +14,6 @@ import cli
 from cli.stack.errors import StackError
 from jobs.settings import Settings, problems
 
-OPENAI = "https://api.openai.com/v1"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -32,7 +31,7 @@ def read(environ: Mapping[str, str], settings: Settings) -> Surroundings:
     has_llm = settings.openai_base_url is not None or settings.openai_api_key is not None
     return Surroundings(
         redis_url=settings.redis_url if environ.get("PROMPTQ_REDIS_URL") or settings.redis_sentinels else None,
-        llm_url=(settings.openai_base_url or OPENAI) if has_llm else None,
+        llm_url=settings.llm_url if has_llm else None,
         api_key=environ.get("PROMPTQ_API_KEY") or _first_key(environ, settings) or "local",
     )
 

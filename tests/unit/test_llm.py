@@ -174,3 +174,10 @@ def test_a_client_needs_a_key_or_an_address() -> None:
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         LLMClient.from_settings(Settings(openai_api_key=None, openai_base_url=None))
     LLMClient.from_settings(Settings(openai_base_url="http://127.0.0.1:1/v1"))
+
+
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ``OPENAI_BASE_URL`` that is set and empty, as in a ConfigMap, means OpenAI's own address."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert str(LLMClient.from_settings(Settings())._client.base_url).startswith("https://api.openai.com/v1")

@@ -12,7 +12,9 @@ from packaging.requirements import Requirement
 _ROOT = Path(__file__).parents[2]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
 _NEEDED = {
-    "requirements.txt": _PROJECT["project"]["dependencies"],
+    "requirements-api.txt": _PROJECT["dependency-groups"]["image-api"],
+    "requirements-worker.txt": _PROJECT["dependency-groups"]["image-worker"],
+    "requirements-checkov.txt": _PROJECT["dependency-groups"]["checkov"],
     "requirements-dev.txt": [
         *_PROJECT["project"]["dependencies"],
         *_PROJECT["project"]["optional-dependencies"]["local"],
@@ -39,7 +41,13 @@ def test_the_lock_holds_hashes_and_no_addresses(lock: str) -> None:
     assert [pin.split()[0] for pin in pins if "--hash=sha256:" not in pin] == []
 
 
-def test_both_locks_pin_the_same_versions() -> None:
-    """What runs in production is what was tested."""
-    pins = [set(re.findall(r"^[a-z0-9-]+==[^ \\]+", (_ROOT / lock).read_text(), re.MULTILINE)) for lock in _NEEDED]
-    assert pins[0] <= pins[1]
+@pytest.mark.parametrize("image", ["api", "worker"])
+def test_an_image_holds_what_was_tested(image: str) -> None:
+    """What an image needs are dependencies of the project, in the versions that the tests ran with."""
+    named = {Requirement(text).name for text in _PROJECT["project"]["dependencies"]}
+    assert {Requirement(text).name for text in _PROJECT["dependency-groups"][f"image-{image}"]} <= named
+    ours, tested = (
+        set(re.findall(r"^[a-z0-9-]+==[^ \\]+", (_ROOT / f"requirements-{which}.txt").read_text(), re.MULTILINE))
+        for which in (image, "dev")
+    )
+    assert ours <= tested

@@ -1,0 +1,142 @@
+"""Every overlay and combination renders, and is valid in the eyes of those who know the kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from cloudcoil.models.keda import v1alpha1 as keda
+
+from tests.manifests.rendering import COMBINATIONS, PER_QUEUE, PRODUCTION, ROOT, TOOLS, rendered, text
+
+KUBERNETES = "1.34.1"
+KEDA_KINDS = ("ScaledObject", "TriggerAuthentication")
+#: What KEDA has got since the models' 2.16, by field: the values that it may have
+#: (KEDA 2.20, config/crd/bases/keda.sh_scaledobjects.yaml, spec.fallback.behavior).
+NEWER = {
+    ".spec.fallback.behavior": {
+        *("static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower", "scalingModifiers"),
+    }
+}
+#: An environment of its own, which `make setup` makes, too.
+CHECKOV = ROOT / ".venv/checkov/bin/checkov"
+
+
+def test_all_that_can_be_applied_is_rendered() -> None:
+    """Overlays and combinations are found, and every component is in one of them."""
+    assert {PRODUCTION, "k8s/overlays/dev", PER_QUEUE} <= set(COMBINATIONS)
+    used = "".join(file.read_text() for place in ("k8s", "keda") for file in (ROOT / place).rglob("kustomization.yaml"))
+    components = [
+        file.parent.relative_to(ROOT)
+        for file in ROOT.glob("k*/**/kustomization.yaml")
+        if "kind: Component" in file.read_text()
+    ]
+    assert len(components) >= 6
+    for folder in components:
+        assert f"../{folder}" in used or f"/{folder.name}\n" in used, folder
+
+
+@pytest.mark.parametrize("folder", COMBINATIONS)
+def test_kubernetes_own_kinds_are_valid(folder: str) -> None:
+    """Each object is what its kind's schema says, with no field that the schema does not know, and of a kind that is known."""
+    known = [one for one in rendered(folder).objects if one["kind"] not in KEDA_KINDS]
+    assert len(known) > 15
+    for one in known:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+
+
+def test_the_validation_finds_what_is_wrong() -> None:
+    """A field that is misspelt is refused, so that the test above can fail."""
+    one = rendered(PRODUCTION).get("Deployment", "api")
+    wrong = {**one, "spec": {**one["spec"], "minReadySecond": 3}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(
+    "folder", [one for one in COMBINATIONS if rendered(one).of(*KEDA_KINDS)], ids=lambda folder: folder
+)
+def test_keda_reads_what_is_written(folder: str) -> None:
+    """KEDA's models take each object, and give back exactly what was put in: no field is unknown to them, but for those
+    that are newer, whose values are checked here."""
+    found = rendered(folder).of(*KEDA_KINDS)
+    assert {one["kind"] for one in found} == set(KEDA_KINDS)
+    for one in found:
+        model = getattr(keda, one["kind"]).model_validate(one)
+        dump = model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        differences = list(_differences(one, dump, ""))
+        for path, value in differences:
+            assert path in NEWER, (one["metadata"]["name"], path)
+            assert value in NEWER[path]
+
+
+def _differences(given: Any, dump: Any, path: str) -> Any:
+    if isinstance(given, dict) and isinstance(dump, dict):
+        for name in given.keys() | dump.keys():
+            if name in given and name in dump:
+                yield from _differences(given[name], dump[name], f"{path}.{name}")
+            else:
+                yield f"{path}.{name}", given.get(name, dump.get(name))
+    elif isinstance(given, list) and isinstance(dump, list) and len(given) == len(dump):
+        for place, pair in enumerate(zip(given, dump, strict=True)):
+            yield from _differences(*pair, f"{path}[{place}]")
+    elif given != dump:
+        yield path, given
+
+
+@pytest.mark.parametrize("folder", COMBINATIONS)
+def test_each_object_is_there_once_and_in_the_namespace(folder: str) -> None:
+    """No two objects of one kind and name; everything but the namespace itself is in it, and has the project's labels."""
+    objects = rendered(folder).objects
+    names = [(one["kind"], one["metadata"]["name"]) for one in objects]
+    assert len(set(names)) == len(names)
+    for one in objects:
+        if one["kind"] != "Namespace":
+            assert one["metadata"]["namespace"] == "promptq", one["metadata"]
+        assert one["metadata"]["labels"]["app.kubernetes.io/part-of"] == "promptq", one["metadata"]
+
+
+def test_the_files_are_well_formed() -> None:
+    """yamllint finds nothing."""
+    places = ["k8s", "keda", "compose", "compose.yaml", ".checkov.yaml", ".yamllint.yaml"]
+    ran = subprocess.run(
+        [TOOLS / "yamllint", "--strict", *places], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
+def test_the_dockerfiles_are_well_formed(name: str) -> None:
+    """hadolint finds nothing."""
+    ran = subprocess.run([TOOLS / "hadolint", name], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("folder", COMBINATIONS)
+def test_checkov_finds_nothing_in_the_manifests(folder: str, tmp_path: Path) -> None:
+    """Each of its checks holds, but for those that .checkov.yaml names with the reason."""
+    (tmp_path / "manifest.yaml").write_text(text(folder))
+    assert _checkov("kubernetes", "--file", str(tmp_path / "manifest.yaml")) > 300
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
+def test_checkov_finds_nothing_in_the_dockerfiles(name: str) -> None:
+    """The same of the images."""
+    assert _checkov("dockerfile", "--file", str(ROOT / name)) > 50
+
+
+def _checkov(framework: str, *words: str) -> int:
+    """Run checkov offline; answer how many checks passed."""
+    assert CHECKOV.exists(), "checkov is not installed: make setup"
+    command = [CHECKOV, *words, "--framework", framework, "--config-file", str(ROOT / ".checkov.yaml")]
+    options = ["--compact", "--quiet", "--skip-download", "--output", "json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTQ_")}
+    ran = subprocess.run([*command, *options], capture_output=True, text=True, timeout=110, check=False, env=env)
+    found: Any = json.loads(ran.stdout)
+    assert ran.returncode == 0, [one["check_id"] for one in found["results"]["failed_checks"]]
+    return int(found["summary"]["passed"])
