@@ -289,12 +289,19 @@ class Settings(BaseSettings):
 
     @property
     def redis_login_url(self) -> str:
-        """``redis_url`` with ``redis_username`` and ``redis_password`` in it, where it has no login of its own."""
+        """``redis_url`` with ``redis_username`` and ``redis_password`` in it, where it has no login of its own.
+
+        With TLS the server's certificate is checked unless the URL says otherwise: left to itself, kombu would not.
+        """
         parts = urlsplit(self.redis_url)
-        if "@" in parts.netloc or self.redis_password is None:
+        if parts.scheme == "unix":
             return self.redis_url
-        login = f"{quote(self.redis_username or '', safe='')}:{quote(self.redis_password.get_secret_value(), safe='')}"
-        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
+        if parts.scheme == "rediss" and "ssl_cert_reqs" not in parts.query:
+            parts = parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required"))))
+        if "@" not in parts.netloc and self.redis_password is not None:
+            user, password = self.redis_username or "", self.redis_password.get_secret_value()
+            parts = parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}")
+        return urlunsplit(parts)
 
     @property
     def open_access(self) -> bool:

@@ -141,10 +141,10 @@ class Cluster:
         self._python(name, "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app", **env)
         return self._when(name, lambda: _says_200(f"http://127.0.0.1:{port}/readyz"), wait=wait)
 
-    def start_scheduler(self, name: str = "scheduler", *, wait: bool = True) -> Callable[[], None]:
+    def start_scheduler(self, name: str = "scheduler", *, wait: bool = True, **settings: str) -> Callable[[], None]:
         """Start a scheduler."""
         ready = self._ready_file(name)
-        self._python(name, "worker.scheduler", PROMPTQ_SCHEDULER_READY_FILE=str(ready))
+        self._python(name, "worker.scheduler", **{"PROMPTQ_SCHEDULER_READY_FILE": str(ready), **settings})
         return self._when(name, ready.exists, wait=wait)
 
     def start_worker(

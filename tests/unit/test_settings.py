@@ -58,7 +58,10 @@ def test_webhook_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, "redis://r:6379/2"),
         ({"redis_password": "p@ss/w:rd"}, "redis://:p%40ss%2Fw%3Ard@r:6379/2"),
         ({"redis_username": "ann", "redis_password": "hush"}, "redis://ann:hush@r:6379/2"),
-        ({"redis_url": "rediss://own:login@r/0", "redis_password": "p"}, "rediss://own:login@r/0"),
+        ({"redis_url": "redis://own:login@r/0", "redis_password": "p"}, "redis://own:login@r/0"),
+        ({"redis_url": "rediss://r/0"}, "rediss://r/0?ssl_cert_reqs=required"),
+        ({"redis_url": "rediss://r/0?ssl_cert_reqs=none"}, "rediss://r/0?ssl_cert_reqs=none"),
+        ({"redis_url": "unix:///run/redis.sock"}, "unix:///run/redis.sock"),
     ],
 )
 def test_a_password_may_stand_beside_the_address(given: dict[str, str], url: str) -> None:

@@ -1,0 +1,164 @@
+"""Who may speak with whom, computed from the rendered NetworkPolicies as Kubernetes reads them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.manifests.rendering import PER_QUEUE, PRODUCTION, Object, Rendered, container, labels, matches, rendered
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A pod, in a namespace with labels; or, without labels of its own, an address."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    namespace: Mapping[str, str] = field(default_factory=dict)
+    address: str = "10.4.5.6"
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        """Whether the policies are about it."""
+        return self.namespace.get("kubernetes.io/metadata.name") == "promptq"
+
+
+def namespace(name: str, **more: str) -> dict[str, str]:
+    return {"kubernetes.io/metadata.name": name, **more}
+
+
+DNS = Peer("dns", {"k8s-app": "kube-dns"}, namespace("kube-system"))
+KEDA = Peer("keda", {"app": "keda-operator"}, namespace("keda"))
+PROMETHEUS = Peer("prometheus", {"app.kubernetes.io/name": "prometheus"}, namespace("monitoring"))
+INGRESS = Peer("ingress", {"app.kubernetes.io/name": "ingress-nginx"}, namespace("ingress-nginx"))
+STRANGER = Peer("stranger", {"app": "other"}, namespace("default"))
+LLM = Peer("llm", {"promptq-llm": "true"}, namespace("models", **{"promptq-llm": "true"}))
+INTERNET = Peer("internet", address="93.184.216.34")
+METADATA = Peer("metadata", address="169.254.169.254")
+PRIVATE = Peer("private", address="192.168.1.1")
+OUTSIDE = (DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, LLM, INTERNET, METADATA, PRIVATE)
+
+
+def pods(found: Rendered) -> list[Peer]:
+    """Our own pods."""
+    return [
+        Peer(
+            one["metadata"]["name"],
+            labels(one),
+            namespace("promptq"),
+            ports={port["name"]: port["containerPort"] for port in container(one)["ports"]},
+        )
+        for one in found.workloads()
+    ]
+
+
+def allowed(found: Rendered, source: Peer, target: Peer, port: int) -> bool:
+    """Whether a TCP connection passes: what the source may call, and who may call the target."""
+    return _passes(found, source, target, "Egress", port) and _passes(found, target, source, "Ingress", port)
+
+
+def _passes(found: Rendered, about: Peer, other: Peer, direction: str, port: int) -> bool:
+    if not about.ours:
+        return True
+    policies = [
+        one
+        for one in found.of("NetworkPolicy")
+        if direction in one["spec"]["policyTypes"] and matches(one["spec"]["podSelector"], about.labels)
+    ]
+    assert policies, "the default is to deny, which is a policy as well"
+    target = about if direction == "Ingress" else other
+    return any(_rule_allows(rule, direction, other, target, port) for rule in _rules(policies, direction))
+
+
+def _rules(policies: list[Object], direction: str) -> Iterator[Object]:
+    for policy in policies:
+        yield from policy["spec"].get(direction.lower(), [])
+
+
+def _rule_allows(rule: Object, direction: str, other: Peer, target: Peer, port: int) -> bool:
+    peers = rule.get("from" if direction == "Ingress" else "to")
+    if peers is not None and not any(_is(peer, other) for peer in peers):
+        return False
+    ports = rule.get("ports")
+    return ports is None or any(_port(one["port"], target) == port for one in ports if one["protocol"] == "TCP")
+
+
+def _port(named: Any, target: Peer) -> int | None:
+    return target.ports.get(named) if isinstance(named, str) else named
+
+
+def _is(peer: Object, other: Peer) -> bool:
+    if "ipBlock" in peer:
+        address = ipaddress.ip_address(other.address)
+        inside = address in ipaddress.ip_network(peer["ipBlock"]["cidr"])
+        return inside and not any(address in ipaddress.ip_network(one) for one in peer["ipBlock"].get("except", []))
+    if not other.labels:
+        return False
+    if "namespaceSelector" in peer:
+        if not matches(peer["namespaceSelector"], other.namespace):
+            return False
+    elif not other.ours:
+        return False
+    return matches(peer.get("podSelector", {}), other.labels)
+
+
+def connections(folder: str) -> set[tuple[str, str, int]]:
+    """All that may be opened between our pods, and from and to others, at the ports that matter."""
+    found = rendered(folder)
+    everybody = [*pods(found), *OUTSIDE]
+    ports = sorted({port for one in pods(found) for port in one.ports.values()} | {53, 80, 443, 6379, 8080, 26379})
+    return {
+        (source.name, target.name, port)
+        for source in everybody
+        for target in everybody
+        for port in ports
+        if source is not target and (source.ours or target.ours) and allowed(found, source, target, port)
+    }
+
+
+OUR_OWN = ("api", "worker", "scheduler", "flower")
+EXPECTED = {
+    *((name, "dns", 53) for name in (*OUR_OWN, "redis")),
+    *((name, "redis", 6379) for name in OUR_OWN),
+    *((source, "api", 8000) for source in ("keda", "prometheus", "ingress", "stranger", "llm", "internet", "dns")),
+    *((source, "api", 8000) for source in ("metadata", "private")),
+    ("prometheus", "worker", 9100),
+    ("prometheus", "scheduler", 9100),
+    ("ingress", "flower", 5555),
+    ("api", "internet", 443),
+    ("worker", "internet", 443),
+    ("keda", "redis", 6379),
+}
+
+
+def test_nobody_speaks_with_anybody_but_those_who_must() -> None:
+    """Each connection that is possible is one that somebody needs, and the other way round."""
+    assert connections(PRODUCTION) == EXPECTED
+
+
+def test_an_llm_in_the_cluster_is_reached_by_those_who_call_it() -> None:
+    """With the component, API and workers reach labelled pods in labelled namespaces, and nobody else does."""
+    more = connections("k8s/tests/production-in-cluster-llm") - EXPECTED
+    assert {(source, target) for source, target, _ in more} == {("api", "llm"), ("worker", "llm")}
+
+
+def test_workers_of_their_own_have_the_same_rights() -> None:
+    """Each Deployment of workers speaks with the same as the one for all."""
+    found = connections(PER_QUEUE)
+    for name in ("worker-interactive", "worker-default", "worker-bulk"):
+        its = {(source.replace(name, "worker"), target.replace(name, "worker"), port) for source, target, port in found}
+        assert {one for one in EXPECTED if "worker" in one} <= its
+
+
+@pytest.mark.parametrize("folder", ["k8s/tests/production-external-redis", "k8s/tests/production-sentinel"])
+def test_a_redis_outside_is_reached(folder: str) -> None:
+    """Everybody who needs Redis reaches it at private addresses, and no metadata service."""
+    found = connections(folder)
+    for name in OUR_OWN:
+        assert (name, "private", 6379) in found
+        assert not any(source == name and target == "metadata" for source, target, _ in found)

@@ -1,0 +1,308 @@
+"""What the manifests name is what the code has: settings, keys, ports, files, Secrets, other objects."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import __version__, queues
+from jobs.settings import Settings, environment_name
+from tests.manifests.rendering import (
+    COMBINATIONS,
+    DEV,
+    PER_QUEUE,
+    PRODUCTION,
+    ROOT,
+    TOOLS,
+    component,
+    container,
+    labels,
+    matches,
+    pod,
+    rendered,
+    walk,
+)
+
+KNOWN = {environment_name(field) for field in Settings.model_fields}
+#: Read by the programs themselves: valkey-cli.
+OTHERS = {"REDISCLI_AUTH"}
+SCALED = [folder for folder in COMBINATIONS if rendered(folder).of("ScaledObject")]
+every_combination = pytest.mark.parametrize("folder", COMBINATIONS)
+
+
+@every_combination
+def test_each_variable_is_a_setting(folder: str) -> None:
+    """No pod gets a variable that nobody reads, and each that has a value has one that the settings accept."""
+    for workload in rendered(folder).workloads():
+        named = {one["name"] for one in container(workload).get("env", [])}
+        plain = rendered(folder).settings(workload)
+        assert named | plain.keys() <= KNOWN | OTHERS, workload["metadata"]["name"]
+        if component(workload) != "redis":
+            fields = {environment_name(field): field for field in Settings.model_fields}
+            Settings.model_validate({fields[name]: value for name, value in plain.items() if value})
+
+
+@every_combination
+def test_each_secret_that_is_named_is_made(folder: str, tmp_path: Path) -> None:
+    """k8s/create-secrets makes each Secret and each key that a pod or KEDA reads."""
+    made = secrets(tmp_path, REDIS_SENTINELS="a:1,b:2")
+    wanted = {"openai-secret": {"api-key"}}
+    for one in walk(list(rendered(folder).objects)):
+        if not isinstance(one, dict):
+            continue
+        reference = one.get("secretKeyRef") or (one if {"parameter", "name", "key"} <= one.keys() else None)
+        if reference:
+            wanted.setdefault(reference["name"], set()).add(reference["key"])
+        elif "secretRef" in one or "secret" in one:
+            name = one["secretRef"]["name"] if "secretRef" in one else one["secret"]["secretName"]
+            wanted.setdefault(name, set())
+    for name, keys in wanted.items():
+        assert keys <= made[name].keys(), name
+    assert {"FLOWER_BASIC_AUTH"} == made["promptq-flower"].keys()
+    assert pod(rendered(folder).get("Deployment", "api"))["volumes"][0]["secret"]["secretName"] == "promptq-api-keys"
+    path = rendered(folder).settings(rendered(folder).get("Deployment", "api"))["PROMPTQ_API_KEYS_FILE"]
+    assert Path(path).name in made["promptq-api-keys"]
+
+
+def secrets(folder: Path, **env: str) -> dict[str, dict[str, str]]:
+    """The Secrets that k8s/create-secrets makes in an empty cluster, whose kubectl is a stand-in here."""
+    made = folder / "made.yaml"
+    kubectl = folder / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\ncase "$*" in *get*) exit 1;; *create*) cat >>{made}; echo --- >>{made};; esac\n')
+    kubectl.chmod(0o755)
+    outside = {"PATH": os.environ["PATH"], "KUBECTL": str(kubectl), "OPENAI_API_KEY": "sk-test", **env}
+    subprocess.run([ROOT / "k8s/create-secrets"], env=outside, check=True, capture_output=True, timeout=30)
+    found = [one for one in yaml.safe_load_all(made.read_text()) if one]
+    assert {one["kind"] for one in found} == {"Secret"}
+    return {one["metadata"]["name"]: one["data"] for one in found}
+
+
+def test_secrets_that_are_made_are_accepted(tmp_path: Path) -> None:
+    """The settings take their values, which are fresh each time, and one that is there is left alone."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, second = secrets(tmp_path / "a"), secrets(tmp_path / "b")
+    plain = {
+        name: {key: base64.b64decode(value).decode() for key, value in data.items()} for name, data in first.items()
+    }
+    redis = plain["promptq-redis"]
+    settings = Settings.model_validate(
+        {
+            "redis_url": redis["url"],
+            "redis_password": redis["password"],
+            "encryption_keys": plain["promptq-encryption"]["keys"],
+            "api_keys": plain["promptq-api-keys"]["keys"],
+            "openai_api_key": plain["openai-secret"]["api-key"],
+        }
+    )
+    assert settings.redis_login_url == f"redis://:{redis['password']}@{redis['address']}/0"
+    assert set(settings.api_keys.values()) == {"team"}
+    for name in ("promptq-redis", "promptq-encryption", "promptq-api-keys", "promptq-flower"):
+        assert first[name] != second[name]
+
+
+def test_without_a_key_no_secret_is_made(tmp_path: Path) -> None:
+    """create-secrets says what is missing before it makes anything."""
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text("#!/bin/sh\nexit 1\n")
+    kubectl.chmod(0o755)
+    outside = {"PATH": os.environ["PATH"], "KUBECTL": str(kubectl)}
+    ran = subprocess.run(
+        [ROOT / "k8s/create-secrets"], env=outside, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ran.returncode == 2
+    assert "OPENAI_API_KEY" in ran.stderr
+
+
+@pytest.mark.parametrize("folder", [one for one in COMBINATIONS if "sentinel" in one])
+def test_with_sentinels_everybody_asks_them(folder: str) -> None:
+    """Each process that needs Redis knows the Sentinels, may reach them, and KEDA asks them, too."""
+    found = rendered(folder)
+    for workload in found.workloads():
+        named = {one["name"] for one in container(workload)["env"]}
+        assert {"PROMPTQ_REDIS_SENTINELS", "PROMPTQ_REDIS_MASTER"} <= named, workload["metadata"]["name"]
+    triggers = [trigger for one in found.of("ScaledObject") for trigger in one["spec"]["triggers"]]
+    assert {trigger["type"] for trigger in triggers} == {"redis-sentinel"}
+    (login,) = found.of("TriggerAuthentication")
+    parameters = {one["parameter"] for one in login["spec"]["secretTargetRef"]}
+    # KEDA 2.20, pkg/scalers/redis_scaler.go
+    assert {"addresses", "sentinelMaster", "sentinelUsername", "sentinelPassword", "username", "password"} == parameters
+    for policy in found.of("NetworkPolicy"):
+        if policy["metadata"]["name"] in ("api", "worker", "scheduler", "flower"):
+            ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
+            assert 26379 in ports
+
+
+@every_combination
+def test_selectors_find_their_pods(folder: str) -> None:
+    """Deployments, Services, budgets and policies select pods that are there; a Deployment no other's."""
+    found = rendered(folder)
+    pods = {one["metadata"]["name"]: labels(one) for one in found.workloads()}
+    for workload in found.workloads():
+        selected = [name for name, its in pods.items() if matches(workload["spec"]["selector"], its)]
+        assert selected == [workload["metadata"]["name"]]
+    for service in found.of("Service"):
+        selected = [name for name, its in pods.items() if service["spec"]["selector"].items() <= its.items()]
+        assert selected == [service["metadata"]["name"]]
+    for budget in found.of("PodDisruptionBudget"):
+        selected = [name for name, its in pods.items() if matches(budget["spec"]["selector"], its)]
+        assert selected == [budget["metadata"]["name"]]
+    assert {one["metadata"]["name"] for one in found.of("PodDisruptionBudget")} == set(pods)
+    for policy in found.of("NetworkPolicy"):
+        assert any(matches(policy["spec"]["podSelector"], its) for its in pods.values()), policy["metadata"]["name"]
+
+
+@every_combination
+def test_ports_have_names_that_are_there(folder: str) -> None:
+    """Services, probes and policies name ports of the containers that they are about."""
+    found = rendered(folder)
+    ports = {one["metadata"]["name"]: {port["name"] for port in container(one)["ports"]} for one in found.workloads()}
+    for service in found.of("Service"):
+        for port in service["spec"]["ports"]:
+            assert port["targetPort"] in ports[service["metadata"]["name"]]
+    for workload in found.workloads():
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            handler = container(workload)[probe]
+            for kind in ("httpGet", "tcpSocket"):
+                if kind in handler:
+                    assert handler[kind]["port"] in ports[workload["metadata"]["name"]]
+    for policy in found.of("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []):
+            for port in rule.get("ports", []):
+                if isinstance(port["port"], str):
+                    selected = [
+                        one["metadata"]["name"]
+                        for one in found.workloads()
+                        if matches(policy["spec"]["podSelector"], labels(one))
+                    ]
+                    assert selected
+                    assert all(port["port"] in ports[name] for name in selected)
+
+
+@every_combination
+def test_ports_are_those_that_the_settings_name(folder: str) -> None:
+    """What a container declares is what its process binds, on all addresses."""
+    for workload in rendered(folder).workloads():
+        settings = rendered(folder).settings(workload)
+        declared = {port["name"]: str(port["containerPort"]) for port in container(workload).get("ports", [])}
+        match component(workload):
+            case "api":
+                assert declared == {"http": settings["PROMPTQ_PORT"]}
+                assert settings["PROMPTQ_HOST"] == "0.0.0.0"
+            case "worker" | "scheduler":
+                assert declared == {"metrics": settings["PROMPTQ_METRICS_PORT"]}
+                assert settings["PROMPTQ_METRICS_HOST"] == "0.0.0.0"
+            case "flower":
+                assert declared == {"http": settings["PROMPTQ_FLOWER_PORT"]}
+                assert settings["PROMPTQ_FLOWER_HOST"] == "0.0.0.0"
+            case "redis":
+                assert declared == {"redis": "6379"}
+
+
+def test_arguments_are_modules_of_the_image() -> None:
+    """What a container runs is in its image, and is what `promptq up` runs."""
+    for workload in rendered(PRODUCTION).of("Deployment"):
+        for module in container(workload).get("args", []):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+            assert f'"{module}"' in (ROOT / "cli/stack/plan.py").read_text()
+
+
+@pytest.mark.parametrize("folder", SCALED)
+def test_triggers_measure_the_backlogs(folder: str) -> None:
+    """Each backlog has one trigger, by the key that the store uses; it is summed in a formula, or stands alone."""
+    triggers = [trigger for one in rendered(folder).of("ScaledObject") for trigger in one["spec"]["triggers"]]
+    names = (*queues.QUEUES, queues.WEBHOOKS)
+    assert sorted(one["metadata"]["listName"] for one in triggers) == sorted(map(queues.backlog_key, names))
+    for trigger in triggers:
+        assert trigger["metadata"]["listName"] == queues.backlog_key(trigger["name"])
+        assert trigger["metadata"]["activationListLength"] == "0", "the first job wakes a pod"
+        database = Settings(redis_url="redis://redis:6379/0").redis_url.rpartition("/")[2]
+        assert trigger["metadata"]["databaseIndex"] == database
+        assert rendered(folder).get("TriggerAuthentication", trigger["authenticationRef"]["name"])
+    for scaled in rendered(folder).of("ScaledObject"):
+        formula = scaled["spec"]["advanced"].get("scalingModifiers", {}).get("formula")
+        named = {trigger["name"] for trigger in scaled["spec"]["triggers"]}
+        assert formula is not None or len(named) == 1, "several triggers without a formula give the maximum"
+        assert formula is None or set(re.findall(r"[a-z]+", formula)) - {"min"} == named
+
+
+@pytest.mark.parametrize("folder", SCALED)
+def test_what_is_scaled_is_there_and_scaled_by_one(folder: str) -> None:
+    """Targets exist, no workload has two that scale it, and none has replicas of its own beside one that does."""
+    found = rendered(folder)
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in found.of("ScaledObject", "HorizontalPodAutoscaler")]
+    assert len(set(targets)) == len(targets)
+    for name in targets:
+        assert "replicas" not in found.get("Deployment", name)["spec"]
+    workers = [one["metadata"]["name"] for one in found.workloads() if component(one) == "worker"]
+    assert sorted(one["spec"]["scaleTargetRef"]["name"] for one in found.of("ScaledObject")) == sorted(workers)
+    for one in found.workloads():
+        assert one["metadata"]["name"] in targets or one["spec"]["replicas"] >= 1
+
+
+@pytest.mark.parametrize("folder", SCALED)
+def test_numbers_of_the_scaling_fit_the_worker(folder: str) -> None:
+    """An integer target below the worker's slots (but for bulk, which may wait), to zero and back, quickly up, slowly
+    down, and no collapse when Redis is away."""
+    found = rendered(folder)
+    for scaled in found.of("ScaledObject"):
+        spec = scaled["spec"]
+        worker = found.get("Deployment", spec["scaleTargetRef"]["name"])
+        slots = int(found.settings(worker)["PROMPTQ_CONCURRENCY"])
+        modifiers = spec["advanced"].get("scalingModifiers")
+        target = modifiers["target"] if modifiers else spec["triggers"][0]["metadata"]["listLength"]
+        assert re.fullmatch(r"[0-9]+", target)
+        assert int(target) <= slots or scaled["metadata"]["name"] == "worker-bulk"
+        if modifiers:
+            assert modifiers["activationTarget"] == "0"
+            assert modifiers["metricType"] == "AverageValue"
+        assert spec["minReplicaCount"] == (1 if scaled["metadata"]["name"] == "worker-interactive" else 0)
+        assert spec["fallback"]["replicas"] >= 1
+        assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
+        assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
+
+
+def test_each_queue_has_its_workers() -> None:
+    """With a Deployment for each queue each is served by one, and webhooks by the one that is scaled by them, too."""
+    found = rendered(PER_QUEUE)
+    workers = [one for one in found.workloads() if component(one) == "worker"]
+    served = {one["metadata"]["name"]: found.settings(one)["PROMPTQ_WORKER_QUEUES"] for one in workers}
+    assert served == {f"worker-{name}": name for name in queues.QUEUES}
+    senders = [
+        one["metadata"]["name"]
+        for one in workers
+        if found.settings(one).get("PROMPTQ_WEBHOOK_CONCURRENCY", "100") != "0"
+    ]
+    webhooks = [
+        one["spec"]["scaleTargetRef"]["name"]
+        for one in found.of("ScaledObject")
+        if any(trigger["name"] == queues.WEBHOOKS for trigger in one["spec"]["triggers"])
+    ]
+    assert senders == webhooks
+
+
+def test_a_deployment_takes_its_images_from_the_registry(tmp_path: Path) -> None:
+    """make deploy with DRY_RUN prints the overlay with the registry's images, and changes no file of the tree."""
+    outside = {"PATH": f"{TOOLS}:{os.environ['PATH']}", "DRY_RUN": "1", "REGISTRY": "r.example/team/", "TAG": "1.2.3"}
+    ran = subprocess.run(
+        [ROOT / "k8s/deploy"], env=outside, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )
+    objects = list(yaml.safe_load_all(ran.stdout))
+    used = {container(one)["image"] for one in objects if one["kind"] == "Deployment"}
+    assert used == {"r.example/team/promptq-api:1.2.3", "r.example/team/promptq-worker:1.2.3"}
+
+
+def test_the_version_is_the_projects(tmp_path: Path) -> None:
+    """Without a tag the images are of the version that the code has."""
+    for folder in (PRODUCTION, DEV):
+        for one in rendered(folder).of("Deployment"):
+            assert container(one)["image"].endswith(f":{__version__}")
