@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from typing import Any
@@ -57,6 +58,29 @@ _metrics_dir: str | None = None
 if workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # prometheus_client looks for the directory when it is imported: this process must not have done so before.
     _metrics_dir = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="promptq-metrics-")
+
+
+_metrics_listener: socket.socket | None = None
+
+
+def on_starting(_server: Any) -> None:
+    """Bind the metrics' port once; all processes accept at it, and each tells of all."""
+    global _metrics_listener
+    if _settings.metrics_port is not None:
+        family = socket.AF_INET6 if ":" in _settings.metrics_host else socket.AF_INET
+        try:
+            _metrics_listener = socket.create_server((_settings.metrics_host, _settings.metrics_port), family=family)
+        except OSError as error:
+            sys.exit(f"promptq api: PROMPTQ_METRICS_PORT: {_settings.metrics_port}: {error.strerror}")
+
+
+def post_worker_init(worker: Any) -> None:
+    """Answer Prometheus in the background."""
+    if _metrics_listener is not None:
+        from gevent.pywsgi import WSGIServer
+
+        listener = socket.socket(fileno=os.dup(_metrics_listener.fileno()))
+        WSGIServer(listener, worker.wsgi.extensions["promptq"].metrics.wsgi, log=None, error_log=None).start()
 
 
 def on_exit(_server: Any) -> None:

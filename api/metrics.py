@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 
 
 class Metrics:
@@ -35,6 +39,12 @@ class Metrics:
     def submitted(self, endpoint: str, queue: str) -> None:
         """Count one accepted job."""
         self._jobs.labels(endpoint, queue).inc()
+
+    def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer Prometheus at a port where there is nothing else (WSGI)."""
+        found = environ["PATH_INFO"] == "/metrics"
+        start_response("200 OK" if found else "404 Not Found", [("Content-Type", CONTENT_TYPE)])
+        return [self.expose() if found else b"Metrics are at /metrics.\n"]
 
     def expose(self) -> bytes:
         """All values in Prometheus' text format, of all processes together."""

@@ -188,9 +188,10 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port at which a worker or scheduler exports Prometheus metrics; the API does at its own.",
+        description="Port at which a process exports Prometheus metrics, for nobody else; without it the API does at "
+        "its own port, and workers and schedulers do not.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that the metrics of a worker or scheduler bind.")
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics' port binds.")
     heartbeat_file: Path | None = Field(
         None, description="File that a worker or scheduler touches every few seconds, for probes."
     )

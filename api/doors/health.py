@@ -5,9 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from api.answers import Health
+from api.metrics import CONTENT_TYPE
 from api.openapi import operation
 from api.services import services
-from jobs.errors import Unavailable
+from jobs.errors import NotFound, Unavailable
 
 blueprint = Blueprint("health", __name__)
 
@@ -30,7 +31,9 @@ def readyz() -> Response:
 
 
 @blueprint.get("/metrics")
-@operation("Metrics for Prometheus", answers={200: str}, public=True)
+@operation("Metrics for Prometheus", answers={200: str}, public=True, errors=(404,))
 def metrics() -> Response:
-    """Prometheus' text format."""
-    return Response(services().metrics.expose(), content_type="text/plain; version=1.0.0; charset=utf-8")
+    """Prometheus' text format. Not here where metrics have a port of their own (`PROMPTQ_METRICS_PORT`)."""
+    if services().settings.metrics_port is not None:
+        raise NotFound("Metrics have a port of their own here.")
+    return Response(services().metrics.expose(), content_type=CONTENT_TYPE)

@@ -144,17 +144,21 @@ def test_without_keys_only_loopback_is_bound(tmp_path: Path) -> None:
         assert "Traceback" not in ran.stdout + ran.stderr
 
 
-def test_metrics_of_the_documented_gunicorn_command_are_summed(small: Stack, tmp_path: Path) -> None:
-    """Two API processes, started as gunicorn_conf says and by nothing else, answer with the sum of both."""
-    port = free_port()
+@pytest.mark.parametrize("apart", [False, True], ids=["at the API's port", "at a port of their own"])
+def test_metrics_of_the_documented_gunicorn_command_are_summed(small: Stack, tmp_path: Path, apart: bool) -> None:
+    """Two API processes, started as gunicorn_conf says and by nothing else, tell the sum of both; with a port for
+    metrics they do so there alone."""
+    port, metrics_port = free_port(), free_port()
     outside = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     settings = {"PROMPTQ_PORT": str(port), "PROMPTQ_API_WORKERS": "2", "PROMPTQ_REDIS_URL": small.redis}
+    if apart:
+        settings["PROMPTQ_METRICS_PORT"] = str(metrics_port)
     command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app"]
     with (tmp_path / "api.log").open("w") as log:
         api = subprocess.Popen(command, env=outside | settings, stdout=log, stderr=log)
     try:
 
-        def fetch(path: str) -> str:
+        def fetch(path: str, port: int = port) -> str:
             try:
                 # A connection each, so that both processes get some.
                 return httpx2.get(f"http://127.0.0.1:{port}{path}", headers={"Connection": "close"}).text
@@ -162,10 +166,12 @@ def test_metrics_of_the_documented_gunicorn_command_are_summed(small: Stack, tmp
                 return ""
 
         eventually(lambda: fetch("/healthz"), within=30)
-        before = _answered(fetch("/metrics"))
+        at = metrics_port if apart else port
+        before = _answered(fetch("/metrics", at))
         for _ in range(20):
             fetch("/v1/jobs/none")
-        assert _answered(fetch("/metrics")) == before + 20
+        assert [_answered(fetch("/metrics", at)) for _ in range(6)] == [before + 20] * 6
+        assert apart is ("not_found" in fetch("/metrics"))
     finally:
         assert end(api) == 0
 

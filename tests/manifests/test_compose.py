@@ -137,10 +137,7 @@ def test_prometheus_asks_where_metrics_are() -> None:
     asked = {
         name: sd["port"] for job in config["scrape_configs"] for sd in job["dns_sd_configs"] for name in sd["names"]
     }
-    ports = {
-        "api": SERVICES["api"]["environment"]["PROMPTQ_PORT"],
-        **{name: SERVICES[name]["environment"]["PROMPTQ_METRICS_PORT"] for name in ("worker", "scheduler")},
-    }
+    ports = {name: SERVICES[name]["environment"]["PROMPTQ_METRICS_PORT"] for name in ("api", "worker", "scheduler")}
     assert {name: str(port) for name, port in asked.items()} == ports
 
 

@@ -127,6 +127,7 @@ EXPECTED = {
     *((name, "redis", 6379) for name in OUR_OWN),
     *((source, "api", 8000) for source in ("keda", "prometheus", "ingress", "stranger", "llm", "internet", "dns")),
     *((source, "api", 8000) for source in ("metadata", "private")),
+    ("prometheus", "api", 9100),
     ("prometheus", "worker", 9100),
     ("prometheus", "scheduler", 9100),
     ("ingress", "flower", 5555),

@@ -193,7 +193,8 @@ def test_ports_are_those_that_the_settings_name(folder: str) -> None:
         declared = {port["name"]: str(port["containerPort"]) for port in container(workload).get("ports", [])}
         match component(workload):
             case "api":
-                assert declared == {"http": settings["PROMPTQ_PORT"]}
+                assert declared == {"http": settings["PROMPTQ_PORT"], "metrics": settings["PROMPTQ_METRICS_PORT"]}
+                assert settings["PROMPTQ_METRICS_HOST"] == "0.0.0.0"
                 assert settings["PROMPTQ_HOST"] == "0.0.0.0"
             case "worker" | "scheduler":
                 assert declared == {"metrics": settings["PROMPTQ_METRICS_PORT"]}

@@ -197,7 +197,13 @@ def test_the_images_take_a_job_from_submit_to_result(images: dict[str, Image], t
         api, worker = images["api"], images["worker"]
         files = {"PROMPTQ_HEARTBEAT_FILE": "/tmp/heartbeat"}
         parts = {
-            "api": api.run(PROMPTQ_PORT=str(ports["api"]), PROMPTQ_API_KEYS="ann:k1", **common, **model),
+            "api": api.run(
+                PROMPTQ_PORT=str(ports["api"]),
+                PROMPTQ_METRICS_PORT=str(free_port()),
+                PROMPTQ_API_KEYS="ann:k1",
+                **common,
+                **model,
+            ),
             "worker": worker.run(PROMPTQ_METRICS_PORT=str(ports["worker"]), **common, **model, **files),
             "scheduler": worker.run(
                 "worker.scheduler", PROMPTQ_METRICS_PORT=str(ports["scheduler"]), **common, **files
