@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -300,6 +301,32 @@ def test_a_deployment_takes_its_images_from_the_registry(tmp_path: Path) -> None
     objects = list(yaml.safe_load_all(ran.stdout))
     used = {container(one)["image"] for one in objects if one["kind"] == "Deployment"}
     assert used == {"r.example/team/promptq-api:1.2.3", "r.example/team/promptq-worker:1.2.3"}
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman", "buildah"])
+def test_images_are_built_and_pushed_by_whatever_is_there(tmp_path: Path, engine: str) -> None:
+    """make images and make push take the engine that works, the project's version, and the registry that is named."""
+    log, stand_in = tmp_path / "log", tmp_path / engine
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >>{log}\n')
+    stand_in.chmod(0o755)
+    # None of this machine's own engines: what the script needs besides is there.
+    for tool in ("bash", "sed", "dirname", "git", "env"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+    outside = {"PATH": str(tmp_path), "REGISTRY": "r.example/team", "PYTHON_IMAGE": "local/python:3.13"}
+    for step in ("build", "push"):
+        subprocess.run([ROOT / "k8s/images", step], env=outside, check=True, capture_output=True, timeout=30)
+    said = log.read_text().splitlines()
+    builds = [line for line in said if line.startswith("build ")]
+    assert [line.partition("--tag ")[2].split()[0] for line in builds] == [
+        f"promptq/{name}:{__version__}" for name in ("api", "worker")
+    ]
+    assert all("--build-arg PYTHON_IMAGE=local/python:3.13" in line for line in builds)
+    pushed = [line for line in said if line.startswith("push ")]
+    assert pushed == [f"push r.example/team/promptq-{name}:{__version__}" for name in ("api", "worker")]
+    stand_in.unlink()
+    ran = subprocess.run([ROOT / "k8s/images", "build"], env=outside, capture_output=True, timeout=30, check=False)
+    assert ran.returncode == 1
+    assert b"none of docker, podman and buildah" in ran.stderr
 
 
 def test_the_version_is_the_projects(tmp_path: Path) -> None:
