@@ -1,6 +1,11 @@
 """gunicorn's settings, from ours: ``gunicorn -c python:api.gunicorn_conf api.wsgi:app``."""
 
+# ruff: noqa: E402  # the signal comes first, as what follows takes its time
 from __future__ import annotations
+
+from jobs.first_process import end_on_sigterm
+
+end_on_sigterm()
 
 import os
 import shutil
@@ -49,7 +54,8 @@ backlog = 2048
 limit_request_line = 8190
 #: Longer than the idle time-out of the usual load balancers (60 s), so that they close idle connections, not we.
 keepalive = 75
-graceful_timeout = max(5, int(_settings.grace_seconds))
+#: From SIGTERM on: what it goes on accepting for, and then the grace period.
+graceful_timeout = int(_settings.drain_seconds + max(5, _settings.grace_seconds))
 control_socket_disable = True
 accesslog = None
 loglevel = "warning"

@@ -55,7 +55,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         services.waiter.wake_all()
         gevent.sleep(services.settings.drain_seconds)
         stop_accepting()
-        answer_by = self.cfg.graceful_timeout - _MARGIN
+        answer_by = self.cfg.graceful_timeout - services.settings.drain_seconds - _MARGIN
         while answer_by > 0:
             self._close_idle()
             gevent.sleep(0.25)

@@ -24,6 +24,8 @@ class QueueState:
     running: int
     #: When the job that is next was made (Unix seconds); None while none waits.
     next_created_at: float | None
+    #: Since when it counts as something to do: of those that wait nearly always the longest. None while none waits.
+    next_waits_since: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class Totals:
     dead_letters: int
     #: Jobs that have ever ended, by terminal state.
     ended: Mapping[str, int]
+    #: Bytes that Redis uses, and may use (``maxmemory``; 0: no limit).
+    memory: int
+    memory_limit: int
 
 
 class QueueControl:
@@ -64,13 +69,20 @@ class QueueControl:
             pipe.zcard(queues.held_key(name))
             pipe.zrange(queues.waiting_key(name), 0, 0)
             paused, waiting, backlog, held, first = pipe.execute()
-            created = self._client.hget(queues.job_key(first[0].decode()), "created") if first else None
+            created = since = None
+            if first:
+                pipe.hget(queues.job_key(first[0].decode()), "created")
+                pipe.zscore(queues.backlog_key(name), first[0])
+                pipe.zscore(queues.held_key(name), first[0])
+                created, counted, kept = pipe.execute()
+                since = counted or kept
         return QueueState(
             name=name,
             paused=bool(paused),
             waiting=waiting,
             running=backlog + held - waiting,
             next_created_at=None if created is None else int(created) / 1000,
+            next_waits_since=None if since is None else since / 1000,
         )
 
     def totals(self) -> Totals:
@@ -79,11 +91,12 @@ class QueueControl:
         with redis_errors(), self._client.pipeline(transaction=True) as pipe:
             pipe.time()
             pipe.hgetall(queues.ENDED)
+            pipe.info("memory")
             for key in (queues.LEASES, queues.SCHEDULED, queues.WEBHOOK_SCHEDULED, queues.DEAD):
                 pipe.zcard(key)
             for name in names:
                 pipe.zcard(queues.backlog_key(name))
-            (seconds, micros), ended, in_flight, scheduled, webhooks, dead, *lengths = pipe.execute()
+            (seconds, micros), ended, info, in_flight, scheduled, webhooks, dead, *lengths = pipe.execute()
         return Totals(
             now=seconds + micros / 1e6,
             backlogs=dict(zip(names, lengths, strict=True)),
@@ -92,6 +105,8 @@ class QueueControl:
             webhooks_scheduled=webhooks,
             dead_letters=dead,
             ended={status.decode(): int(count) for status, count in ended.items()},
+            memory=int(info["used_memory"]),
+            memory_limit=int(info["maxmemory"]),
         )
 
     def pause(self, name: QueueName) -> None:

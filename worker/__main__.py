@@ -3,6 +3,10 @@
 # ruff: noqa: E402  # everything that opens a socket must be imported after gevent's patch
 from __future__ import annotations
 
+from jobs.first_process import end_on_sigterm
+
+end_on_sigterm()
+
 from gevent import monkey
 
 monkey.patch_all()
@@ -32,6 +36,7 @@ _log = structlog.stdlib.get_logger("promptq.worker")
 
 def main() -> int:
     """Serve until SIGTERM; running calls then have the grace period, and what is left is handed back."""
+    pulse.begin(settings.heartbeat_file, settings.worker_ready_file)
     calls, alone, metrics = Calls(), Alone(), WorkerMetrics()
     logs.configure(settings.log_level, settings.log_format)
     open_files.raise_limit()

@@ -1,6 +1,11 @@
 """``python -m worker.dashboard``: Flower, read-only, and never open to others without a login."""
 
+# ruff: noqa: E402  # the signal comes first, as what follows takes its time
 from __future__ import annotations
+
+from jobs.first_process import end_on_sigterm
+
+end_on_sigterm()
 
 import sys
 

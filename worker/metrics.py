@@ -164,15 +164,15 @@ class _Queues(Collector):
         paused = GaugeMetricFamily("promptq_queue_paused", "Whether the queue is paused.", labels=["queue"])
         oldest = GaugeMetricFamily(
             "promptq_queue_oldest_waiting_age_seconds",
-            "Age of the job that is next, since its submission; 0 while none waits.",
+            "How long the job that is next has been something to do; 0 while none waits.",
             labels=["queue"],
         )
         for state in states:
             waiting.add_metric([state.name], state.waiting)
             running.add_metric([state.name], state.running)
             paused.add_metric([state.name], state.paused)
-            made = totals.now if state.next_created_at is None else state.next_created_at
-            oldest.add_metric([state.name], max(0.0, totals.now - made))
+            since = totals.now if state.next_waits_since is None else state.next_waits_since
+            oldest.add_metric([state.name], max(0.0, totals.now - since))
         yield from (waiting, running, paused, oldest)
         backlog = GaugeMetricFamily(
             "promptq_backlog", "Length of a backlog, which KEDA scales on: what waits or runs.", labels=["queue"]
@@ -187,6 +187,10 @@ class _Queues(Collector):
         )
         yield GaugeMetricFamily(
             "promptq_dead_letters", "Jobs that failed for good and were not retried.", value=totals.dead_letters
+        )
+        yield GaugeMetricFamily("promptq_redis_memory_bytes", "Memory that Redis uses.", value=totals.memory)
+        yield GaugeMetricFamily(
+            "promptq_redis_memory_limit_bytes", "Memory that Redis may use; 0: no limit.", value=totals.memory_limit
         )
         ended = CounterMetricFamily("promptq_jobs_ended", "Jobs that have ended, by state.", labels=["status"])
         for status, count in totals.ended.items():

@@ -150,7 +150,8 @@ class Runner:
         delay = self.retries.delay(attempt, error)
         if delay is None:
             return self._end(claim, Outcome(JobStatus.FAILED, error=_describe(error)), attempts, attempt, started)
-        keep = delay <= self.retries.in_slot
+        # A worker that stops begins no further call: another makes it.
+        keep = delay <= self.retries.in_slot and not self.calls.closed
         _log.info("job.attempt_failed", attempt=attempt, code=error.code, retry_in=round(delay, 3), in_slot=keep)
         verdict = self._patiently(
             lambda: self.store.retry(claim, attempt=attempt, attempts=attempts, delay=delay, keep_slot=keep)

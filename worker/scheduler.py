@@ -3,7 +3,12 @@
 Any number of schedulers may run: each step looks again, in one atomic script, before it acts.
 """
 
+# ruff: noqa: E402  # the signal comes first, as what follows takes its time
 from __future__ import annotations
+
+from jobs.first_process import end_on_sigterm
+
+end_on_sigterm()
 
 import os
 import signal
@@ -20,11 +25,14 @@ from jobs import logs
 from jobs.broker import MessageMaker, make_celery
 from jobs.errors import Unavailable
 from jobs.outbox import Outbox
+from jobs.queue_control import QueueControl
 from jobs.queues import QUEUES
-from jobs.redis_clients import worker_client
+from jobs.redis_clients import api_client, worker_client
+from jobs.scripts import Scripts
 from jobs.settings import load_or_exit
 from jobs.store import JobStore
 from jobs.upkeep import Upkeep
+from worker import pulse
 from worker.metrics import OK, SchedulerMetrics, serve_or_exit
 
 #: Seconds after which a delivery that was not acknowledged is forgotten: its job is long in other hands.
@@ -113,6 +121,7 @@ def main() -> int:
     """Tick until SIGTERM or SIGINT."""
     settings = load_or_exit("scheduler")
     logs.configure(settings.log_level, settings.log_format)
+    pulse.begin(settings.heartbeat_file, settings.scheduler_ready_file)
     store = JobStore(worker_client(settings), MessageMaker(make_celery(settings)), result_ttl=settings.result_ttl)
     scheduler = Scheduler(
         upkeep=store.upkeep,
@@ -120,7 +129,9 @@ def main() -> int:
         lease_seconds=settings.lease_seconds,
         grace=settings.repair_after,
     )
-    scheduler.metrics.watch(store.queues)
+    # Prometheus waits for ten seconds at most: by this client, which gives up sooner, it hears of a Redis that hangs.
+    watching = api_client(settings)
+    scheduler.metrics.watch(QueueControl(watching, Scripts(watching)))
     serve_or_exit(scheduler.metrics.registry, settings, "scheduler")
     # Well within the third of a lease that counts as an outage.
     interval = min(settings.scheduler_interval, settings.lease_seconds / 6)

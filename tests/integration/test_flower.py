@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 
 from tests.integration.driving import chat, ended, submit, unique
+from tests.manifests.rendering import PRODUCTION, container, rendered
 from tests.processes import Stack, eventually
 
 
@@ -23,6 +24,9 @@ def test_flower_shows_tasks_by_job_id(client: httpx2.Client, stack: Stack) -> No
             assert "promptq.run_job" in page.text
             assert job_id in page.text
             assert marker not in page.text
+        probes = container(rendered(PRODUCTION).get("Deployment", "flower"))
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert flower.get(probes[probe]["httpGet"]["path"], auth=("no", "login")).status_code == 200
         for path in ("/tasks", "/workers"):
             assert marker not in flower.get(path).raise_for_status().text
         assert "worker-1@" in flower.get("/workers").text

@@ -117,6 +117,27 @@ def test_containers_are_as_closed_as_pods(name: str) -> None:
     assert "healthcheck" in own
 
 
+def test_images_that_are_built_here_come_from_nowhere_else() -> None:
+    """Nobody else's image of the same name is pulled."""
+    for service in SERVICES.values():
+        assert not service["image"].startswith("promptq/") or service["pull_policy"] == "never"
+
+
+def test_what_is_not_set_on_a_laptop_is_the_same_by_default(tmp_path: Path) -> None:
+    """A setting of the cluster that `promptq up` leaves alone has the default's value; what both set is the same."""
+    plain = {key: value for one in WORKLOADS.values() for key, value in FOUND.settings(one).items()}
+    fields = {environment_name(field): field for field in Settings.model_fields}
+    given = up(tmp_path)["worker"].env
+    # Where processes are, how long they have to stop, and for whom they log.
+    place = re.compile(r".*(_HOST|_PORT|_FILE|_SECONDS|_FORMAT)$")
+    for name, value in plain.items():
+        if name in DIFFERENT or (place.match(name) and name != "PROMPTQ_LEASE_SECONDS"):
+            continue
+        there = getattr(Settings.model_validate({fields[name]: value}), fields[name])
+        here = Settings.model_validate({fields[name]: given[name]} if name in given else {})
+        assert getattr(here, fields[name]) == there, name
+
+
 def test_workers_can_be_many() -> None:
     """--scale worker=N: no name and no port that only one can have."""
     assert "container_name" not in SERVICES["worker"]
@@ -154,12 +175,14 @@ def test_make_env_makes_what_compose_wants(tmp_path: Path) -> None:
     script = tmp_path / "compose" / "make-env"
     script.parent.mkdir()
     shutil.copy(ROOT / "compose/make-env", script)
-    outside = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "sk-test"}
+    outside = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "sk-a$b #c"}
     bare = {"PATH": os.environ["PATH"]}
     assert subprocess.run([script], env=bare, capture_output=True, timeout=20, check=False).returncode == 2
     subprocess.run([script], env=outside, check=True, capture_output=True, timeout=20)
     file = tmp_path / ".env"
-    made = dict(line.split("=", 1) for line in file.read_text().splitlines() if not line.startswith("#"))
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    made = dict(line.split("=", 1) for line in lines)
+    assert made["OPENAI_API_KEY"] == "'sk-a$b #c'", "in quotes, within which compose changes nothing"
     wanted = set(re.findall(r"\$\{([A-Z_]+):\?", (ROOT / "compose.yaml").read_text()))
     assert len(wanted) >= 6
     assert wanted <= made.keys()

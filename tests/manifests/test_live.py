@@ -157,12 +157,16 @@ def test_probes_see_a_process_that_lives(cluster: Cluster, tmp_path: Path, name:
     live, ready = command(name, "livenessProbe", tmp_path), command(name, "readinessProbe", tmp_path)
     assert command(name, "startupProbe", tmp_path) == ready
     assert not passes(live)
-    assert not passes(ready)
+    # What an earlier process left in the same volume.
+    (tmp_path / "ready").write_text("1")
+    (tmp_path / "heartbeat").touch()
+    os.utime(tmp_path / "heartbeat", (time.time() - 90, time.time() - 90))
     files = {"PROMPTQ_HEARTBEAT_FILE": f"{tmp_path}/heartbeat"}
     if name == "worker":
         cluster.start_worker("probed", **files, PROMPTQ_WORKER_READY_FILE=f"{tmp_path}/ready", wait=False)
     else:
         cluster.start_scheduler("probed", wait=False, **files, PROMPTQ_SCHEDULER_READY_FILE=f"{tmp_path}/ready")
+    eventually(lambda: not passes(ready) and passes(live), within=30)
     eventually(lambda: passes(ready) and passes(live), within=30)
     heartbeat = tmp_path / "heartbeat"
     cluster.parts["redis"].freeze()
@@ -200,12 +204,26 @@ def test_http_probes_are_answered(cluster: Cluster) -> None:
         cluster.parts["redis"].thaw()
 
 
+def test_prometheus_hears_of_a_redis_that_hangs(cluster: Cluster) -> None:
+    """A scrape of the scheduler is answered before Prometheus gives up (10 s), and says that Redis is away."""
+    port = free_port()
+    cluster.start_scheduler("scraped", PROMPTQ_METRICS_PORT=str(port))
+    cluster.parts["redis"].freeze()
+    try:
+        said = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=9).raise_for_status().text
+    finally:
+        cluster.parts["redis"].thaw()
+    assert "promptq_redis_up 0.0" in said
+    assert "promptq_queue" not in said
+    cluster.end_extras()
+
+
 def test_redis_starts_as_the_manifest_says(tmp_path: Path) -> None:
     """The container's command and configuration, on the embedded server: it asks for the password, keeps a file,
     forgets nothing, is the first process, and has the password on no command line."""
     found = rendered(PRODUCTION)
     (conf,) = [one["data"]["redis.conf"] for one in found.of("ConfigMap") if "redis.conf" in one.get("data", {})]
-    port, password = free_port(), 'p"ss w$rd'.replace('"', "")
+    port, password = free_port(), """p"s\\s 'w$r`d#"""
     (tmp_path / "data").mkdir()
     (tmp_path / "redis.conf").write_text(
         conf.replace("port 6379", f"port {port}").replace("dir /data", f"dir {tmp_path}/data")

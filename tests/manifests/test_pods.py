@@ -154,6 +154,13 @@ def test_no_secret_is_in_the_manifests(folder: str) -> None:
             assert not value.get("value") or str(value["name"]).endswith("_FILE"), value
 
 
+@pytest.mark.parametrize("folder", COMBINATIONS)
+def test_a_node_can_be_drained_while_redis_is_away(folder: str) -> None:
+    """Pods that are not ready for want of Redis do not hold the node that Redis must leave."""
+    for budget in rendered(folder).of("PodDisruptionBudget"):
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_redis_keeps_room_for_its_file() -> None:
     """It forgets no job, and what it may hold is well below the pod's limit, since rewriting the file costs memory."""
     found = rendered(PRODUCTION)

@@ -39,9 +39,11 @@ INGRESS = Peer("ingress", {"app.kubernetes.io/name": "ingress-nginx"}, namespace
 STRANGER = Peer("stranger", {"app": "other"}, namespace("default"))
 LLM = Peer("llm", {"promptq-llm": "true"}, namespace("models", **{"promptq-llm": "true"}))
 INTERNET = Peer("internet", address="93.184.216.34")
+INTERNET_6 = Peer("internet-6", address="2606:4700::1111")
 METADATA = Peer("metadata", address="169.254.169.254")
+METADATA_6 = Peer("metadata-6", address="fd00:ec2::254")
 PRIVATE = Peer("private", address="192.168.1.1")
-OUTSIDE = (DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, LLM, INTERNET, METADATA, PRIVATE)
+OUTSIDE = (DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, LLM, INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE)
 
 
 def pods(found: Rendered) -> list[Peer]:
@@ -92,11 +94,15 @@ def _port(named: Any, target: Peer) -> int | None:
     return target.ports.get(named) if isinstance(named, str) else named
 
 
+def _within(address: Any, network: str) -> bool:
+    return address in ipaddress.ip_network(network)
+
+
 def _is(peer: Object, other: Peer) -> bool:
     if "ipBlock" in peer:
         address = ipaddress.ip_address(other.address)
-        inside = address in ipaddress.ip_network(peer["ipBlock"]["cidr"])
-        return inside and not any(address in ipaddress.ip_network(one) for one in peer["ipBlock"].get("except", []))
+        inside, without = peer["ipBlock"]["cidr"], peer["ipBlock"].get("except", [])
+        return _within(address, inside) and not any(_within(address, one) for one in without)
     if not other.labels:
         return False
     if "namespaceSelector" in peer:
@@ -126,13 +132,12 @@ EXPECTED = {
     *((name, "dns", 53) for name in (*OUR_OWN, "redis")),
     *((name, "redis", 6379) for name in OUR_OWN),
     *((source, "api", 8000) for source in ("keda", "prometheus", "ingress", "stranger", "llm", "internet", "dns")),
-    *((source, "api", 8000) for source in ("metadata", "private")),
+    *((source, "api", 8000) for source in ("metadata", "metadata-6", "private", "internet-6")),
     ("prometheus", "api", 9100),
     ("prometheus", "worker", 9100),
     ("prometheus", "scheduler", 9100),
     ("ingress", "flower", 5555),
-    ("api", "internet", 443),
-    ("worker", "internet", 443),
+    *((source, target, 443) for source in ("api", "worker") for target in ("internet", "internet-6")),
     ("keda", "redis", 6379),
 }
 
@@ -156,10 +161,18 @@ def test_workers_of_their_own_have_the_same_rights() -> None:
         assert {one for one in EXPECTED if "worker" in one} <= its
 
 
+def test_flower_reaches_who_says_who_somebody_is() -> None:
+    """With the component for OAuth Flower reaches the internet, and nothing else than before."""
+    assert connections("k8s/tests/production-flower-oauth") - EXPECTED == {
+        ("flower", "internet", 443),
+        ("flower", "internet-6", 443),
+    }
+
+
 @pytest.mark.parametrize("folder", ["k8s/tests/production-external-redis", "k8s/tests/production-sentinel"])
 def test_a_redis_outside_is_reached(folder: str) -> None:
     """Everybody who needs Redis reaches it at private addresses, and no metadata service."""
     found = connections(folder)
     for name in OUR_OWN:
         assert (name, "private", 6379) in found
-        assert not any(source == name and target == "metadata" for source, target, _ in found)
+        assert not any(source == name and target.startswith("metadata") for source, target, _ in found)

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,10 @@ class Image:
             "PATH": os.environ["PATH"],
         }
         given = [*self.environment, *(f"{name}={value}" for name, value in env.items())]
+        # The first process, as in a container: to it signals are what it makes of them.
+        apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--propagation", "private"]
         return subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-ec", ENTER, str(self.root), *given, *command],
+            [*apart, "sh", "-ec", ENTER, str(self.root), *given, *command],
             env=outside,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -139,7 +142,9 @@ def test_an_image_holds_what_it_needs_and_no_more(
     assert ("openai" in packages, "flower" in packages, "flask" in packages) == (
         (False, False, True) if name == "api" else (True, True, False)
     )
-    for unwanted in ("usr/bin/gcc", "usr/bin/cc", "root/.cache", "build"):
+    # The base image has what python:3.13-slim has there (tests/system/base-image).
+    assert not list(image.root.glob("usr/local/lib/python3*/site-packages/pip*"))
+    for unwanted in ("usr/local/bin/pip", "usr/bin/gcc", "usr/bin/cc", "root/.cache", "build"):
         assert not (image.root / unwanted).exists(), unwanted
     sources = [file for part in ("app", "opt/promptq/lib") for file in (image.root / part).rglob("*.py")]
     without = [file for file in sources if not list((file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"))]
@@ -150,6 +155,12 @@ def test_an_image_holds_what_it_needs_and_no_more(
     own, all_of_it = size(image.root / "opt") + size(image.root / "app"), size(image.root)
     with capsys.disabled():
         print(f"\npromptq/{name}: {all_of_it / 1e6:.0f} MB, {own / 1e6:.0f} MB of it on top of the base image")
+
+
+def first(part: subprocess.Popen[str]) -> int:
+    """The container's first process, as this machine numbers it."""
+    children = Path(f"/proc/{part.pid}/task/{part.pid}/children")
+    return int(eventually(lambda: children.read_text().split())[0])
 
 
 @contextlib.contextmanager
@@ -219,9 +230,10 @@ def test_the_images_take_a_job_from_submit_to_result(images: dict[str, Image], t
             eventually(lambda place=place, part=part: ok(place) or part.poll() is not None, within=60)
             assert part.poll() is None, part.stdout.read() if part.stdout else ""
         for part in parts.values():
-            status = Path(f"/proc/{part.pid}/status").read_text()
+            status = Path(f"/proc/{first(part)}/status").read_text()
             assert re.search(r"^Uid:\t10001\t10001\t10001\t10001$", status, re.MULTILINE)
-            mounts = Path(f"/proc/{part.pid}/mountinfo").read_text().splitlines()
+            assert re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE)
+            mounts = Path(f"/proc/{first(part)}/mountinfo").read_text().splitlines()
             assert any(line.split()[4] == "/" and line.split()[5].startswith("ro") for line in mounts)
         with httpx2.Client(base_url=f"http://127.0.0.1:{ports['api']}", headers={"Authorization": "Bearer k1"}) as http:
             assert http.get("/v1/models").status_code == 200
@@ -231,9 +243,29 @@ def test_the_images_take_a_job_from_submit_to_result(images: dict[str, Image], t
             assert job["status"] == "completed"
             assert "Out of an image." in job["result"]["choices"][0]["message"]["content"]
         for name in ("flower", "api", "scheduler", "worker"):
-            parts[name].send_signal(signal.SIGTERM)
+            os.kill(first(parts[name]), signal.SIGTERM)
             said, _ = parts[name].communicate(timeout=30)
             assert parts[name].returncode == 0, said
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("api", ()), ("worker", ()), ("worker", ("worker.scheduler",)), ("worker", ("worker.dashboard",))],
+    ids=["api", "worker", "scheduler", "flower"],
+)
+def test_a_container_that_is_stopped_while_it_starts_stops(
+    images: dict[str, Image], name: str, arguments: tuple[str, ...]
+) -> None:
+    """SIGTERM before it serves ends it at once, although as process 1 it could not hear it by itself."""
+    env = {"PROMPTQ_API_KEYS": "ann:k1", "OPENAI_API_KEY": "k", "PROMPTQ_REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+    part = images[name].run(*arguments, **env)
+    python = b"python"
+    eventually(lambda: python in Path(f"/proc/{first(part)}/cmdline").read_bytes().split(b"\0")[0], within=20)
+    time.sleep(0.5)  # what it does first; it needs longer than this to serve
+    os.kill(first(part), signal.SIGTERM)
+    said, _ = part.communicate(timeout=20)
+    assert part.returncode == 0, said
 
 
 @pytest.mark.timeout(1500)

@@ -48,7 +48,7 @@ def test_the_scheduler_tells_what_the_queues_hold(store: JobStore, redis_client:
     store.retry(scheduled, attempt=1, attempts=[], delay=60, keep_slot=False)
     dead = running(store, "c3")
     store.complete(dead, FAILED)
-    redis_client.hincrby(queues.job_key(oldest), "created", -90_000)
+    redis_client.zincrby(queues.backlog_key("default"), -90_000, oldest)
     told = {
         (name, queue): read(registry, f"promptq_queue_{name}", queue=queue)
         for name in ("waiting_jobs", "running_jobs", "paused")
@@ -70,6 +70,8 @@ def test_the_scheduler_tells_what_the_queues_hold(store: JobStore, redis_client:
     assert read(registry, "promptq_queue_oldest_waiting_age_seconds", queue="interactive") == 0
     singles = ("jobs_in_flight", "jobs_scheduled", "dead_letters", "webhooks_scheduled", "redis_up")
     assert [read(registry, f"promptq_{name}") for name in singles] == [1, 1, 1, 0, 1]
+    assert (read(registry, "promptq_redis_memory_bytes") or 0) > 100_000
+    assert read(registry, "promptq_redis_memory_limit_bytes") == redis_client.info("memory")["maxmemory"]
 
 
 def test_each_end_is_counted_once(store: JobStore, redis_client: redis.Redis) -> None:

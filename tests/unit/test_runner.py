@@ -62,6 +62,19 @@ def run(store: JobStore, *script: Any, job_id: str | None = None, **options: Any
     return job(store, job_id), llm
 
 
+def test_a_worker_that_stops_begins_no_further_call(store: JobStore) -> None:
+    """A call that fails while the worker drains is repeated elsewhere: the job is scheduled, whatever the delay."""
+    calls = Calls()
+
+    def stop_and_fail() -> None:
+        calls.closed = True
+        raise LLMUnavailable("busy")
+
+    waiting, llm = run(store, stop_and_fail, calls=calls)
+    assert (waiting.status, len(llm.bodies)) == (JobStatus.QUEUED, 1)
+    assert waiting.retry_at is not None
+
+
 def hang() -> None:
     gevent.sleep(30)
 

@@ -23,7 +23,7 @@ from tests.unit.making import (
     running,
 )
 
-COUNTERS = {queues.PREFIX + "seq", queues.TICK, *(queues.claimed_key(queue) for queue in queues.QUEUES)}
+COUNTERS = {queues.PREFIX + "seq", queues.TICK, queues.ENDED, *(queues.claimed_key(queue) for queue in queues.QUEUES)}
 
 
 def test_completion_stores_the_outcome(store: JobStore, redis_client: redis.Redis) -> None:
