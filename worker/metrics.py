@@ -62,6 +62,9 @@ class WorkerMetrics:
             ["reason"],
             registry=registry,
         )
+        # From the start: what happens once must be seen to have risen.
+        for reason in ("fenced", "ended", "gone"):
+            self._discarded.labels(reason)
         self._webhooks = Histogram(
             "promptq_webhook_try_duration_seconds",
             "Tries to deliver a webhook, by what came of them: ok, or an error's code.",

@@ -11,11 +11,13 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from cloudcoil.models.keda import v1alpha1 as keda
+from cloudcoil.models.prometheus_operator import v1 as prometheus
 
 from tests.manifests.rendering import COMBINATIONS, PER_QUEUE, PRODUCTION, ROOT, TOOLS, rendered, text
 
 KUBERNETES = "1.34.1"
 KEDA_KINDS = ("ScaledObject", "TriggerAuthentication")
+PROMETHEUS_KINDS = ("PodMonitor", "PrometheusRule")
 #: What KEDA has got since the models' 2.16, by field: the values that it may have
 #: (KEDA 2.20, config/crd/bases/keda.sh_scaledobjects.yaml, spec.fallback.behavior).
 NEWER = {
@@ -44,7 +46,7 @@ def test_all_that_can_be_applied_is_rendered() -> None:
 @pytest.mark.parametrize("folder", COMBINATIONS)
 def test_kubernetes_own_kinds_are_valid(folder: str) -> None:
     """Each object is what its kind's schema says, and has no field that the schema does not know."""
-    known = [one for one in rendered(folder).objects if one["kind"] not in KEDA_KINDS]
+    known = [one for one in rendered(folder).objects if one["kind"] not in (*KEDA_KINDS, *PROMETHEUS_KINDS)]
     assert len(known) > 15
     for one in known:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
@@ -59,15 +61,21 @@ def test_the_validation_finds_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", [one for one in COMBINATIONS if rendered(one).of(*KEDA_KINDS)], ids=lambda folder: folder
+    ("folder", "kinds"),
+    [
+        pytest.param(folder, kinds, id=f"{folder}:{kinds[0]}")
+        for folder in COMBINATIONS
+        for kinds in (KEDA_KINDS, PROMETHEUS_KINDS)
+        if rendered(folder).of(*kinds)
+    ],
 )
-def test_keda_reads_what_is_written(folder: str) -> None:
-    """KEDA's models take each object, and give back exactly what was put in: no field is unknown to them, but for those
-    that are newer, whose values are checked here."""
-    found = rendered(folder).of(*KEDA_KINDS)
-    assert {one["kind"] for one in found} == set(KEDA_KINDS)
+def test_operators_read_what_is_written(folder: str, kinds: tuple[str, ...]) -> None:
+    """KEDA's and the Prometheus operator's models take each object, and give back exactly what was put in: no field is
+    unknown to them, but for those that are newer, whose values are checked here."""
+    found = rendered(folder).of(*kinds)
+    assert {one["kind"] for one in found} == set(kinds)
     for one in found:
-        model = getattr(keda, one["kind"]).model_validate(one)
+        model = getattr(keda if kinds is KEDA_KINDS else prometheus, one["kind"]).model_validate(one)
         dump = model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
         differences = list(_differences(one, dump, ""))
         for path, value in differences:
