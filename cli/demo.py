@@ -110,7 +110,7 @@ def _use(stack: dict[str, Any]) -> int:
     if calls != answered:
         raise SystemExit(f"{answered} prompts made {calls} calls of the LLM")
     _say("6. Watch", "every task by name and job id, never by prompt")
-    _console.print(f"   Flower        {stack['flower']}", soft_wrap=True)
+    _console.print(f"   Flower        {stack['flower']} (log in as {stack['flower_login']})", soft_wrap=True)
     _console.print(f"   API reference {api}/docs", soft_wrap=True)
     _console.print(f"   LLM calls     {calls}, one for each prompt")
     return answered

@@ -173,6 +173,9 @@ class Settings(BaseSettings):
 
     flower_host: str = Field("127.0.0.1", description="Address that Flower binds; off loopback it needs a login.")
     flower_port: int = Field(5555, ge=1, le=65535, description="Port that Flower binds.")
+    flower_url_prefix: str = Field(
+        "flower", pattern=r"^[a-z0-9-]+(/[a-z0-9-]+)*$", description="Path below which Flower answers, all of it."
+    )
     flower_basic_auth: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("FLOWER_BASIC_AUTH", "flower_basic_auth"),

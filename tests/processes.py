@@ -90,6 +90,8 @@ class Stack:
     redis: str
     api_key: str
     flower: str | None
+    #: ``user:password``
+    flower_login: str | None
     processes: Mapping[str, int]
     #: Where each process that exports metrics does.
     metrics: Sequence[str]
@@ -132,6 +134,7 @@ def stack(folder: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
             redis=told["redis"],
             api_key=told["api_key"],
             flower=told.get("flower"),
+            flower_login=told.get("flower_login"),
             processes=told["processes"],
             metrics=told["metrics"],
             up=up,

@@ -30,6 +30,8 @@ def flower_options(settings: Settings) -> list[str]:
     return [
         f"--address={settings.flower_host}",
         f"--port={settings.flower_port}",
+        # So that it can stand beside others behind one gateway.
+        f"--url_prefix={settings.flower_url_prefix}",
         # No task may be run, and no worker stopped, from a web page.
         "--read_only=True",
         # Its store is a pickle; what has been seen is in Redis anyway.

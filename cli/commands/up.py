@@ -142,6 +142,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
                 {
                     "api": choices.api_url,
                     "flower": choices.flower_url,
+                    "flower_login": planned.flower_login,
                     "llm": choices.llm_url,
                     "redis": _redis_name(settings) if settings.redis_sentinels else choices.redis_url,
                     "api_key": outside.api_key,
@@ -159,6 +160,7 @@ def _up(options: Options, environ: Mapping[str, str]) -> int:
                 api_url=choices.api_url,
                 open_access=settings.open_access,
                 webhook_allow=choices.webhook_allow,
+                flower_login=planned.flower_login,
             )
             asked = supervisor.watch(screen.death)
             if not asked:
@@ -199,6 +201,7 @@ def _settle(
         grace=options.grace,
         fsync=settings.durability == "fsync",
         metrics_ports=metrics,
+        flower_prefix=settings.flower_url_prefix,
         webhook_allow=None if environ.get("PROMPTQ_WEBHOOK_ALLOW") or not local else LOOPBACK,
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -48,13 +50,20 @@ class DataDir:
 
     def encryption_key(self) -> str:
         """Return the key that this stack's webhook secrets are stored under, made at the first start and kept."""
-        file = self.root / "encryption.key"
+        return self._kept("encryption.key", new_key)
+
+    def flower_login(self) -> str:
+        """Return the login of this stack's Flower (``user:password``), made at the first start and kept."""
+        return self._kept("flower.login", lambda: f"admin:{secrets.token_urlsafe(18)}")
+
+    def _kept(self, name: str, make: Callable[[], str]) -> str:
+        file = self.root / name
         try:
             if not file.exists():
                 # Whole or not at all, whenever this is killed.
                 draft = file.with_suffix(".draft")
                 with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-                    opened.write(new_key() + "\n")
+                    opened.write(make() + "\n")
                 draft.replace(file)
             return file.read_text().strip()
         except OSError as error:

@@ -35,6 +35,8 @@ class Choices:
     fsync: bool = False
     #: What webhooks may reach besides the internet (``PROMPTQ_WEBHOOK_ALLOW``); None: the user's own setting.
     webhook_allow: str | None = None
+    #: Below which path Flower answers.
+    flower_prefix: str = "flower"
     #: Where the workers, and last the scheduler, export their metrics, by port; empty: nowhere.
     metrics_ports: Sequence[int] = ()
 
@@ -46,7 +48,7 @@ class Choices:
     @property
     def flower_url(self) -> str | None:
         """Where Flower answers, if it runs."""
-        return None if self.flower_port is None else f"http://127.0.0.1:{self.flower_port}"
+        return None if self.flower_port is None else f"http://127.0.0.1:{self.flower_port}/{self.flower_prefix}/"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Plan:
 
     waves: Sequence[Sequence[Part]]
     stages: Sequence[Sequence[str]]
+    #: ``user:password`` of Flower; None if it is not started, or asks an OAuth provider.
+    flower_login: str | None
 
 
 def make(choices: Choices, *, folder: DataDir, environ: Mapping[str, str]) -> Plan:
@@ -81,10 +85,13 @@ def make(choices: Choices, *, folder: DataDir, environ: Mapping[str, str]) -> Pl
         for number in range(1, choices.workers + 1)
     ]
     scheduler = _scheduler({**env, **_metrics(choices, -1)}, folder.run)
+    login = None
+    if choices.flower_port is not None and not environ.get("FLOWER_AUTH"):
+        login = environ.get("FLOWER_BASIC_AUTH") or folder.flower_login()
     first = [*_redis(choices, env, folder.valkey), *_simulator(choices, env)]
-    second = [_api(choices, env, folder.metrics), *workers, scheduler, *_flower(choices, env)]
+    second = [_api(choices, env, folder.metrics), *workers, scheduler, *_flower(choices, env, login)]
     stages = [["flower"], ["api"], ["scheduler"], [part.name for part in workers], ["simulator"], ["redis"]]
-    return Plan(waves=[first, second], stages=stages)
+    return Plan(waves=[first, second], stages=stages, flower_login=login)
 
 
 def _python(*words: str) -> tuple[str, ...]:
@@ -133,10 +140,11 @@ def _scheduler(env: Mapping[str, str], run: Path) -> Part:
     return Part("scheduler", _python("worker.scheduler"), {**env, **own}, file_written(ready))
 
 
-def _flower(choices: Choices, env: Mapping[str, str]) -> list[Part]:
+def _flower(choices: Choices, env: Mapping[str, str], login: str | None) -> list[Part]:
     if choices.flower_port is None:
         return []
-    # Loopback whatever --host says: without a login its pages are open to anybody who reaches them.
+    # Loopback whatever --host says, and even there not for every user of the machine.
     own = {"PROMPTQ_FLOWER_HOST": "127.0.0.1", "PROMPTQ_FLOWER_PORT": str(choices.flower_port)}
-    ready = http_ok(f"{choices.flower_url}/healthcheck")
+    own |= {} if login is None else {"FLOWER_BASIC_AUTH": login}
+    ready = http_ok(f"{choices.flower_url}healthcheck")
     return [Part("flower", _python("worker.dashboard"), {**env, **own}, ready, f"{choices.flower_url}")]

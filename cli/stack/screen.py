@@ -80,6 +80,7 @@ class Screen:
         api_url: str,
         open_access: bool,
         webhook_allow: str | None,
+        flower_login: str | None,
     ) -> None:
         """Print the table of parts, an example, and the line that begins with ``ready``."""
         table = Table(title="PromptQ", title_justify="left")
@@ -93,6 +94,9 @@ class Screen:
             table.add_row(name, address, "-", "(not started here)")
         self._out.print(table)
         self.say(f"logs in   {logs}")
+        if flower_login is not None:
+            user, _, password = flower_login.partition(",")[0].partition(":")
+            self.say(f"Flower    log in as {user} with {password}")
         if webhook_allow is not None:
             self.say(f"webhooks  may go to this machine, by http too (PROMPTQ_WEBHOOK_ALLOW={webhook_allow})")
         self.say("try       " + _example(api_url, open_access=open_access))

@@ -18,7 +18,16 @@ def test_flower_shows_tasks_by_job_id(client: httpx2.Client, stack: Stack) -> No
     ]
     for job_id in ids:
         ended(client, job_id)
-    with httpx2.Client(base_url=stack.flower, timeout=20) as flower:
+    user, password = str(stack.flower_login).split(":")
+    with httpx2.Client(base_url=stack.flower, timeout=20, auth=(user, password)) as flower:
+        # Below its path, and nowhere else.
+        assert httpx2.get(httpx2.URL(stack.flower).join("/workers"), timeout=20).status_code == 404
+        for path in ("workers", "tasks", f"task/{ids[0]}", "api/workers", "api/tasks"):
+            assert httpx2.get(f"{stack.flower}{path}", timeout=20).status_code == 401, path
+        workers = eventually(lambda: flower.get("api/workers", params={"refresh": 1}).raise_for_status().json())
+        (worker,) = workers
+        for path in (f"api/worker/shutdown/{worker}", f"api/task/revoke/{ids[0]}", "api/task/apply/promptq.run_job"):
+            assert flower.post(path, json={"args": []}).status_code == 403, path
         for job_id in ids:
             page = eventually(lambda job_id=job_id: flower.get(f"/task/{job_id}"), lambda page: page.status_code == 200)
             assert "promptq.run_job" in page.text
@@ -26,7 +35,8 @@ def test_flower_shows_tasks_by_job_id(client: httpx2.Client, stack: Stack) -> No
             assert marker not in page.text
         probes = container(rendered(PRODUCTION).get("Deployment", "flower"))
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert flower.get(probes[probe]["httpGet"]["path"], auth=("no", "login")).status_code == 200
+            place = httpx2.URL(stack.flower).join(probes[probe]["httpGet"]["path"])
+            assert httpx2.get(place, timeout=20).status_code == 200
         for path in ("/tasks", "/workers"):
             assert marker not in flower.get(path).raise_for_status().text
         assert "worker-1@" in flower.get("/workers").text

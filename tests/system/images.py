@@ -224,7 +224,7 @@ def test_the_images_take_a_job_from_submit_to_result(images: dict[str, Image], t
         for part in parts.values():
             stack.enter_context(part)
             stack.callback(end, part, within=20)
-        paths = {"api": "readyz", "worker": "metrics", "scheduler": "metrics", "flower": "healthcheck"}
+        paths = {"api": "readyz", "worker": "metrics", "scheduler": "metrics", "flower": "flower/healthcheck"}
         for name, part in parts.items():
             place = f"http://127.0.0.1:{ports[name]}/{paths[name]}"
             eventually(lambda place=place, part=part: ok(place) or part.poll() is not None, within=60)

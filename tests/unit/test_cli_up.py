@@ -191,7 +191,7 @@ def test_it_starts_everything_says_so_and_stops_everything(up: Callable[..., Up]
     assert env["PROMPTQ_REDIS_URL"] == content["redis"]
     assert (env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"]) == (content["llm"], "simulator")
     assert (env["PROMPTQ_CONCURRENCY"], env["PROMPTQ_API_WORKERS"]) == ("7", "3")
-    assert get(f"{content['flower']}/healthcheck")
+    assert get(f"{content['flower']}healthcheck")
     assert "SIMULATED" in stack.printed
     assert f"curl -X POST {content['api']}/generate" in stack.printed
     everything = stack.everything()
