@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test soak test-system images push deploy check lock clean
+.PHONY: help setup demo up test soak test-system images push deploy rollback check lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +50,13 @@ images: ## build promptq/api and promptq/worker (ENGINE=docker|podman|buildah TA
 push: ## push them (REGISTRY=registry.example.com/team)
 	@ENGINE="$(ENGINE)" TAG="$(TAG)" REGISTRY="$(REGISTRY)" k8s/images push
 
-deploy: ## build, push, make missing Secrets, apply, wait (OVERLAY=production REGISTRY=… OPENAI_API_KEY=… DRY_RUN=1)
+# Where there is no kubectl, the project's own does.
+KUBECTL_SETUP := $(if $(shell command -v kubectl),,setup)
+deploy: $(KUBECTL_SETUP) ## build, push, make missing Secrets, apply, wait (OVERLAY=production REGISTRY=… OPENAI_API_KEY=… DRY_RUN=1)
 	@ENGINE="$(ENGINE)" TAG="$(TAG)" REGISTRY="$(REGISTRY)" OVERLAY="$(OVERLAY)" DRY_RUN="$(DRY_RUN)" k8s/deploy
+
+rollback: $(KUBECTL_SETUP) ## put back what ran before the last make deploy
+	@k8s/rollback
 
 check: setup ## ruff, mypy --strict, import directions
 	@$(BIN)/ruff check .
@@ -68,4 +73,4 @@ lock: ## pin the newest allowed versions again (needs uv: pip install uv)
 	@$(COMPILE) --group checkov --output-file requirements-checkov.txt $(ARGS)
 
 clean: ## remove .venv, caches and the local stack's data
-	@rm -rf $(VENV) .promptq tests/system/webhooks/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .promptq tests/system/*/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

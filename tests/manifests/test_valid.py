@@ -111,7 +111,7 @@ def test_each_object_is_there_once_and_in_the_namespace(folder: str) -> None:
 
 def test_the_files_are_well_formed() -> None:
     """yamllint finds nothing."""
-    places = ["k8s", "keda", "compose", "compose.yaml", ".checkov.yaml", ".yamllint.yaml"]
+    places = ["k8s", "keda", "compose", "compose.yaml", ".checkov.yaml", ".yamllint.yaml", ".github", ".gitlab-ci.yml"]
     ran = subprocess.run(
         [TOOLS / "yamllint", "--strict", *places], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
