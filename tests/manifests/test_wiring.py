@@ -274,7 +274,8 @@ def test_what_is_scaled_is_there_and_scaled_by_one(folder: str) -> None:
     assert len(set(targets)) == len(targets)
     for name in targets:
         assert "replicas" not in found.get("Deployment", name)["spec"]
-    workers = [one["metadata"]["name"] for one in found.workloads() if component(one) == "worker"]
+    # A canary's number is its share of the queue, which nobody scales.
+    workers = [one["metadata"]["name"] for one in found.workloads() if labels(one).get("promptq-track") == "stable"]
     assert sorted(one["spec"]["scaleTargetRef"]["name"] for one in found.of("ScaledObject")) == sorted(workers)
     for one in found.workloads():
         assert one["metadata"]["name"] in targets or one["spec"]["replicas"] >= 1
@@ -336,6 +337,20 @@ def test_what_is_not_pushed_is_not_pulled() -> None:
     """On a laptop, where images are loaded onto the node, none of the same name comes from elsewhere."""
     for one in rendered(DEV).of("Deployment"):
         assert container(one)["imagePullPolicy"] == "Never"
+
+
+def test_a_canary_is_a_small_share_of_the_workers() -> None:
+    """Another image, a few slots and a name of its own in Flower, beside the workers as they are; all else is the same."""
+    found = rendered("k8s/tests/production-worker-canary")
+    stable, canary = (found.get("Deployment", name) for name in ("worker", "worker-canary"))
+    assert stable == rendered(PRODUCTION).get("Deployment", "worker")
+    assert container(stable)["image"] == f"promptq/worker:{__version__}"
+    assert container(canary)["image"] == "registry.example.com/team/promptq-worker:0.2.0"
+    settings, others = found.settings(canary), found.settings(stable)
+    assert canary["spec"]["replicas"] == 1
+    assert int(settings["PROMPTQ_CONCURRENCY"]) * 10 <= int(others["PROMPTQ_CONCURRENCY"])
+    differ = {name for name in settings if settings[name] != others.get(name)}
+    assert differ == {"PROMPTQ_CONCURRENCY", "PROMPTQ_WORKER_NAME"}
 
 
 def test_a_deployment_takes_its_images_from_the_registry(tmp_path: Path) -> None:
