@@ -39,8 +39,8 @@ def jenkins() -> list[str]:
 
 @pytest.mark.parametrize("pipeline", [github, gitlab, jenkins])
 def test_a_pipeline_runs_make_targets(pipeline: Any) -> None:
-    """But for the packages that a bare Debian lacks, each command is `make` and a target that exists, and all of the road
-    is in it, from check to roll back."""
+    """But for the packages that a bare Debian lacks, each command is `make` and a target that exists; it has all of the
+    road, from check to roll back."""
     commands = pipeline()
     targets = [command.removeprefix("make ") for command in commands if command.startswith("make ")]
     others = [command for command in commands if not command.startswith("make ")]

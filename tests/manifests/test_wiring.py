@@ -340,7 +340,7 @@ def test_what_is_not_pushed_is_not_pulled() -> None:
 
 
 def test_a_canary_is_a_small_share_of_the_workers() -> None:
-    """Another image, a few slots and a name of its own in Flower, beside the workers as they are; all else is the same."""
+    """Another image, a few slots and a name of its own in Flower, beside the workers as they are; else the same."""
     found = rendered("k8s/tests/production-worker-canary")
     stable, canary = (found.get("Deployment", name) for name in ("worker", "worker-canary"))
     assert stable == rendered(PRODUCTION).get("Deployment", "worker")
