@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as prometheus
 
 from tests.manifests.rendering import COMBINATIONS, PER_QUEUE, PRODUCTION, ROOT, TOOLS, rendered, text
+from tests.manifests.schemas import SCHEMAS
 
 KUBERNETES = "1.34.1"
 KEDA_KINDS = ("ScaledObject", "TriggerAuthentication")
@@ -46,7 +48,8 @@ def test_all_that_can_be_applied_is_rendered() -> None:
 @pytest.mark.parametrize("folder", COMBINATIONS)
 def test_kubernetes_own_kinds_are_valid(folder: str) -> None:
     """Each object is what its kind's schema says, and has no field that the schema does not know."""
-    known = [one for one in rendered(folder).objects if one["kind"] not in (*KEDA_KINDS, *PROMETHEUS_KINDS)]
+    others = {*KEDA_KINDS, *PROMETHEUS_KINDS, *SCHEMAS}
+    known = [one for one in rendered(folder).objects if one["kind"] not in others]
     assert len(known) > 15
     for one in known:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
@@ -81,6 +84,20 @@ def test_operators_read_what_is_written(folder: str, kinds: tuple[str, ...]) -> 
         for path, value in differences:
             assert path in NEWER, (one["metadata"]["name"], path)
             assert value in NEWER[path]
+
+
+@pytest.mark.parametrize("folder", [one for one in COMBINATIONS if rendered(one).of(*SCHEMAS)])
+def test_other_kinds_have_fields_that_they_have(folder: str) -> None:
+    """Objects of kinds without a package's schema are what ours says, field by field, with its source."""
+    for one in rendered(folder).of(*SCHEMAS):
+        jsonschema.validate(one, SCHEMAS[one["kind"]])
+
+
+def test_a_field_that_a_kind_does_not_have_is_found() -> None:
+    """The schemas are strict."""
+    (route, *_) = rendered("k8s/tests/production-gateway").of("HTTPRoute")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**route, "spec": {**route["spec"], "hostname": "x"}}, SCHEMAS["HTTPRoute"])
 
 
 def _differences(given: Any, dump: Any, path: str) -> Any:
