@@ -19,13 +19,8 @@ def _list(items: Any) -> dict[str, Any]:
 _TEXT: Final = {"type": "string", "minLength": 1}
 _PORT: Final = {"type": "integer", "minimum": 1, "maximum": 65535}
 _DURATION: Final = {"type": "string", "pattern": r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"}
-_METADATA: Final = _object(
-    ["name", "namespace", "labels"],
-    name=_TEXT,
-    namespace=_TEXT,
-    labels={"type": "object"},
-    annotations={"type": "object"},
-)
+_MAP: Final = {"type": "object", "additionalProperties": {"type": "string"}}
+_METADATA: Final = _object(["name", "namespace", "labels"], name=_TEXT, namespace=_TEXT, labels=_MAP, annotations=_MAP)
 
 
 def _kind(api_version: str, kind: str, spec: Any) -> dict[str, Any]:
@@ -44,6 +39,21 @@ _REDIRECT: Final = _object(
     ["type", "requestRedirect"],
     type={"const": "RequestRedirect"},
     requestRedirect=_object([], scheme={"enum": ["http", "https"]}, statusCode={"enum": [301, 302]}),
+)
+
+#: Argo CD 3.2, manifests/crds/applicationset-crd.yaml, version v1alpha1.
+_REQUIREMENT: Final = _object(["key", "operator"], key=_TEXT, operator={"enum": ["In", "NotIn"]}, values=_list(_TEXT))
+_APPLICATION: Final = _object(
+    ["project", "source", "destination"],
+    project=_TEXT,
+    source=_object(["repoURL"], repoURL=_TEXT, targetRevision=_TEXT, path=_TEXT),
+    destination=_object([], server=_TEXT, namespace=_TEXT),
+    ignoreDifferences=_list(_object(["kind"], group=_TEXT, kind=_TEXT, jsonPointers=_list(_TEXT))),
+    syncPolicy=_object(
+        [],
+        automated=_object([], prune={"type": "boolean"}, selfHeal={"type": "boolean"}),
+        syncOptions=_list({"enum": ["ServerSideApply=true", "RespectIgnoreDifferences=true"]}),
+    ),
 )
 
 SCHEMAS: Final[dict[str, dict[str, Any]]] = {
@@ -69,6 +79,29 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
                         [], namespaces=_object([], **{"from": {"enum": ["All", "Selector", "Same"]}})
                     ),
                 )
+            ),
+        ),
+    ),
+    "ApplicationSet": _kind(
+        "argoproj.io/v1alpha1",
+        "ApplicationSet",
+        _object(
+            ["generators", "template"],
+            goTemplate={"type": "boolean"},
+            goTemplateOptions=_list(_TEXT),
+            generators=_list(_object(["clusters"], clusters=_object([], selector=_object([], matchLabels=_MAP)))),
+            strategy=_object(
+                [],
+                type={"enum": ["AllAtOnce", "RollingSync"]},
+                rollingSync=_object(
+                    ["steps"],
+                    steps=_list(
+                        _object([], matchExpressions=_list(_REQUIREMENT), maxUpdate={"type": ["integer", "string"]})
+                    ),
+                ),
+            ),
+            template=_object(
+                ["metadata", "spec"], metadata=_object(["name"], name=_TEXT, labels=_MAP), spec=_APPLICATION
             ),
         ),
     ),
