@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from api.app import create_app
 from jobs import queues
 from jobs.broker import MessageMaker
 from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
 from jobs.model import JobStatus
 from jobs.redis_clients import api_client, worker_client
+from jobs.sealing import new_key
 from jobs.settings import Settings
 from jobs.store import Accepted, JobStore
 from tests import processes
@@ -144,3 +146,24 @@ def test_the_scheduler_goes_on_when_redis_is_full(full: tuple[JobStore, redis.Re
     client.config_set("maxmemory", 1)
     Scheduler(upkeep=store.upkeep, outbox=store.outbox, lease_seconds=30).tick()
     assert job(store, overdue.job.id).status is JobStatus.FAILED
+
+
+def test_a_secret_that_nobody_has_seen_is_not_made_twice(
+    proxy: LossyProxy, redis_url: str, redis_client: redis.Redis
+) -> None:
+    """Where the reply to a new webhook endpoint or a rotation is lost, the answer says that it may have been made, and
+    that it is not to be sent again: the SDK's silent repeat would make a second endpoint, or a secret unseen."""
+    url = f"redis://127.0.0.1:{proxy.port}{urlsplit(redis_url).path}"
+    settings = Settings.model_validate({"redis_url": url, "encryption_keys": new_key()})
+    client = create_app(settings).test_client()
+    body = {"name": "n", "url": "https://hooks.example/in", "event_types": ["response.completed"]}
+    made = client.post("/v1/webhook_endpoints", json=body).get_json()
+    assert client.post(f"/v1/webhook_endpoints/{made['id']}/rotate_secret", json={}).status_code == 200
+    for path, sent in (("", body), (f"/{made['id']}/rotate_secret", {})):
+        client.get("/v1/webhook_endpoints")  # on a connection that is there
+        proxy.lossy = True
+        answer = client.post(f"/v1/webhook_endpoints{path}", json=sent)
+        proxy.lossy = False
+        assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "outcome_unknown"), path
+        assert answer.headers["x-should-retry"] == "false"
+    assert len(list(redis_client.scan_iter(queues.endpoint_key("*")))) == 2, "it was made after all"
