@@ -743,6 +743,31 @@ def test_listen_with_the_owners_secret_registers_nothing(
     assert process.wait(15) == 0
 
 
+def test_listen_takes_back_what_a_killed_one_left(client: httpx2.Client, listening: Callable[..., Any]) -> None:
+    """A receiver that was killed leaves its endpoint to the next on this machine, which lets alone one that runs."""
+    killed, _ = listening()
+    (left,) = client.get("/v1/webhook_endpoints").json()["data"]
+    killed.kill()
+    killed.wait(10)
+    first, _ = listening()
+    (mine,) = client.get("/v1/webhook_endpoints").json()["data"]
+    assert mine["id"] != left["id"]
+    second, _ = listening()
+    assert len(client.get("/v1/webhook_endpoints").json()["data"]) == 2
+    for process in (first, second):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+    assert client.get("/v1/webhook_endpoints").json()["data"] == []
+
+
+def test_listen_refuses_a_secret_that_is_none(stack: Stack) -> None:
+    """A secret that nothing can be verified with is an error at the start, not one for each message."""
+    ran = promptq(stack, "webhooks", "listen", "--secret", "bad secret")
+    assert ran.returncode != 0
+    assert "--secret" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_the_command_line_shows_and_redelivers(client: httpx2.Client, stack: Stack) -> None:
     """``promptq webhooks`` lists endpoints, ``deliveries`` what became of events, and ``redeliver`` sends one again."""
     with Receiver(Reply(500), Reply(200)) as receiver:
