@@ -29,7 +29,9 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with Flower."""
-    with processes.stack(tmp_path_factory.mktemp("stack"), "--simulator-latency", "0.1") as running:
+    # On a Redis of its own: workers of other tests would take its jobs.
+    folder = tmp_path_factory.mktemp("stack")
+    with processes.stack(folder, "--simulator-latency", "0.1", PROMPTQ_REDIS_URL="") as running:
         yield running
 
 

@@ -75,7 +75,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that is soon full, so that there is something to see."""
     arguments = ("--concurrency", "4", "--simulator-latency", "0.3", "--no-flower")
     settings = {"PROMPTQ_RETRY_IN_SLOT": "0", "PROMPTQ_RETRY_BASE": "0.2", "PROMPTQ_RETRY_MAX": "0.5"}
-    settings |= {"PROMPTQ_WEBHOOK_RETRIES": "2,2"}
+    # On a Redis of its own: workers of other tests would take its jobs, and count them.
+    settings |= {"PROMPTQ_WEBHOOK_RETRIES": "2,2", "PROMPTQ_REDIS_URL": ""}
     with processes.stack(tmp_path_factory.mktemp("stack"), *arguments, **settings) as running:
         yield running
 
