@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +156,12 @@ def test_an_image_holds_what_it_needs_and_no_more(
         print(f"\npromptq/{name}: {all_of_it / 1e6:.0f} MB, {own / 1e6:.0f} MB of it on top of the base image")
 
 
+def hears_sigterm(pid: int) -> bool:
+    """Whether the process has a handler for SIGTERM (``man 5 proc``, SigCgt)."""
+    caught = re.search(r"^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def first(part: subprocess.Popen[str]) -> int:
     """The container's first process, as this machine numbers it."""
     children = Path(f"/proc/{part.pid}/task/{part.pid}/children")
@@ -262,7 +267,7 @@ def test_a_container_that_is_stopped_while_it_starts_stops(
     part = images[name].run(*arguments, **env)
     python = b"python"
     eventually(lambda: python in Path(f"/proc/{first(part)}/cmdline").read_bytes().split(b"\0")[0], within=20)
-    time.sleep(0.5)  # what it does first; it needs longer than this to serve
+    eventually(lambda: hears_sigterm(first(part)), within=20)
     os.kill(first(part), signal.SIGTERM)
     said, _ = part.communicate(timeout=20)
     assert part.returncode == 0, said
