@@ -14,7 +14,7 @@ SET = yaml.safe_load((ROOT / "k8s/multi-cluster/applicationset.yaml").read_text(
 
 def test_the_application_set_has_fields_that_it_has() -> None:
     """It is what Argo CD takes, field by field."""
-    jsonschema.validate(SET, SCHEMAS["ApplicationSet"])
+    jsonschema.validate(SET, SCHEMAS["argoproj.io/v1alpha1", "ApplicationSet"])
 
 
 def test_each_cluster_gets_the_production_overlay_of_this_version() -> None:

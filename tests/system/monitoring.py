@@ -20,7 +20,7 @@ import yaml
 from tests import processes
 from tests.integration.driving import ended, submit, unique
 from tests.processes import Stack, end, eventually, free_port
-from tests.receiving import Receiver, register
+from tests.receiving import Receiver, Reply, register
 
 FOLDER = Path(__file__).parents[2] / "k8s/components/monitoring"
 NAME = re.compile(r"\bpromptq_[a-z_]+")
@@ -138,7 +138,8 @@ def test_what_the_dashboard_and_the_rules_name_is_there_and_moves(stack: Stack, 
         return {name: value(prometheus, f"sum(max_over_time({name}[2m]))") for name in names()}
 
     before = seen()
-    with Receiver() as receiver, stack.client() as client:
+    # A receiver that takes its time: what is being sent is seen by a scrape a second.
+    with Receiver(Reply(delay=3)) as receiver, stack.client() as client:
         register(client, receiver)
         made = [
             submit(client, prompt=unique(), model=model, queue=queue)["id"]
@@ -162,12 +163,12 @@ def test_what_the_dashboard_and_the_rules_name_is_there_and_moves(stack: Stack, 
             within=40,
         )
         assert missing == set()
-        after = eventually(
-            seen,
-            lambda now: all(now[name] > before[name] for name in names() - STILL),
+        still = eventually(
+            lambda: {name for name, now in seen().items() if name not in STILL and not now > before[name]},
+            lambda found: not found,
             within=60,
         )
-    assert {name for name in names() - STILL if not after[name] > before[name]} == set()
+    assert still == set()
     for expression in expressions():
         query(prometheus, expression)
 
