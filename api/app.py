@@ -34,6 +34,7 @@ from jobs.redis_clients import api_client, listener_client
 from jobs.sealing import Sealer
 from jobs.settings import Settings
 from jobs.store import JobStore
+from jobs.tracing import Tracing
 
 _log = structlog.stdlib.get_logger("promptq.api")
 _DOORS = (
@@ -45,9 +46,12 @@ _WITHOUT_KEY = frozenset(
 )
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """A WSGI app with these settings, by default the environment's. Nothing is connected until it is used."""
-    settings = settings or Settings()
+def create_app(settings: Settings | None = None, tracing: Tracing | None = None) -> Flask:
+    """A WSGI app with these settings, by default the environment's. Nothing is connected until it is used.
+
+    ``tracing``: where spans go; by default nowhere.
+    """
+    settings, tracing = settings or Settings(), tracing or Tracing()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # it is Flask's default provider, which has it
@@ -65,6 +69,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         waiter=Waiter(listener_client(settings)),
         models=ModelsProxy(settings),
         metrics=Metrics(),
+        tracing=tracing,
     )
     app.extensions["promptq"] = services
     for door in _DOORS:
@@ -102,4 +107,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         )
         return response
 
+    if tracing.provider is not None:
+        from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
+
+        FlaskInstrumentor().instrument_app(  # type: ignore[no-untyped-call]
+            app, tracer_provider=tracing.provider, excluded_urls="/healthz$,/readyz$,/metrics$"
+        )
     return app

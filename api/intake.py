@@ -56,29 +56,37 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
     if submission.webhook_url is not None:
         webhook_host = webhook_target(submission.webhook_url, param=submission.webhook_param).authority
         services().store.webhooks.ensure_owner_secret(owner())
-    new = NewJob(
-        id=new_job_id(submission.endpoint),
-        owner=owner(),
-        endpoint=submission.endpoint,
-        queue=submission.queue,
-        request=submission.body,
-        model=submission.model,
-        metadata=submission.metadata or {},
-        deadline_seconds=submission.deadline_seconds or services().settings.default_deadline,
-        attempt_timeout=submission.attempt_timeout,
-        idempotency_key=key,
-        fingerprint=_fingerprint(sent) if key is not None else "",
-        background=submission.background,
-        webhook_url=submission.webhook_url,
-        webhook_host=webhook_host,
-    )
-    accepted = services().store.create(new)
+    job_id = new_job_id(submission.endpoint)
+    with services().tracing.enqueue(job_id, submission.queue) as trace:
+        accepted = services().store.create(
+            NewJob(
+                id=job_id,
+                owner=owner(),
+                endpoint=submission.endpoint,
+                queue=submission.queue,
+                request=submission.body,
+                model=submission.model,
+                metadata=submission.metadata or {},
+                deadline_seconds=submission.deadline_seconds or services().settings.default_deadline,
+                attempt_timeout=submission.attempt_timeout,
+                idempotency_key=key,
+                fingerprint=_fingerprint(sent) if key is not None else "",
+                background=submission.background,
+                webhook_url=submission.webhook_url,
+                webhook_host=webhook_host,
+                trace=trace,
+            )
+        )
     # Whatever becomes of this request, its caller can find the job (api.app writes the header).
     g.job_id = accepted.job_id
     if accepted.made is not None:
         services().metrics.submitted(submission.endpoint, submission.queue)
     _log.info(
-        "job.submitted", job_id=accepted.job_id, owner=new.owner, queue=new.queue, created=accepted.made is not None
+        "job.submitted",
+        job_id=accepted.job_id,
+        owner=owner(),
+        queue=submission.queue,
+        created=accepted.made is not None,
     )
     return accepted
 
@@ -94,7 +102,7 @@ def webhook_target(url: str, *, param: str) -> Target:
 def resubmit(job_id: str) -> Accepted:
     """Make a new job of one that failed or was cancelled, or find the one that was made. Raises what
     ``JobStore.resubmit`` raises."""
-    accepted = services().store.resubmit(job_id, owner())
+    accepted = services().store.resubmit(job_id, owner(), trace=services().tracing.traceparent())
     g.job_id = accepted.job_id
     if accepted.made is not None:
         services().metrics.submitted(accepted.made.endpoint, accepted.made.queue)

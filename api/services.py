@@ -13,6 +13,7 @@ from api.models_proxy import ModelsProxy
 from api.waiting import Waiter
 from jobs.settings import Settings
 from jobs.store import JobStore
+from jobs.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Services:
     waiter: Waiter
     models: ModelsProxy
     metrics: Metrics
+    tracing: Tracing
     #: Set on SIGTERM: no longer ready, and long-polls end with what there is.
     stopping: threading.Event = field(default_factory=threading.Event)
     #: Set shortly before the grace period ends: synchronous callers are told where to find their answer.

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from api.app import create_app
-from jobs import logs
+from jobs import logs, tracing
 from jobs.settings import load_or_exit
 
 _settings = load_or_exit("api")
-logs.configure(_settings.log_level, _settings.log_format)
-app = create_app(_settings)
+try:
+    _tracing = tracing.start(_settings, "api")
+except ValueError as problem:
+    sys.exit(f"promptq api: {problem}")
+logs.configure(_settings.log_level, _settings.log_format, trace_ids=_settings.tracing)
+app = create_app(_settings, _tracing)

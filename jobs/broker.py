@@ -80,10 +80,15 @@ class MessageMaker:
     def __init__(self, app: Celery) -> None:
         self._templates: dict[str, tuple[str, str]] = {queue: self._capture(app, queue) for queue in queues.QUEUES}
 
-    def message(self, job_id: str, queue: str) -> str:
-        """The JSON that kombu would push to the queue's list; each has a delivery tag of its own."""
+    def message(self, job_id: str, queue: str, trace: str | None = None) -> str:
+        """The JSON that kombu would push to the queue's list; each has a delivery tag of its own.
+
+        ``trace``: a ``traceparent`` for OpenTelemetry's instrumentation of Celery, which looks for it in the headers.
+        """
         head, body = self._templates[queue]
         encoded = base64.b64encode(body.replace(_PLACEHOLDER, job_id).encode()).decode()
+        if trace is not None:
+            head = head.replace('"headers": {', f'"headers": {{"traceparent": {json.dumps(trace)}, ', 1)
         return head.replace(_PLACEHOLDER, job_id).replace("%TAG%", str(uuid.uuid4())).replace("%BODY%", encoded)
 
     @staticmethod

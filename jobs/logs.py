@@ -13,14 +13,18 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 Format = Literal["auto", "json", "text"]
 
 
-def configure(level: str, log_format: Format) -> None:
-    """Send our own events and those of libraries, as lines of one form, to standard error."""
+def configure(level: str, log_format: Format, *, trace_ids: bool = False) -> None:
+    """Send our own events and those of libraries, as lines of one form, to standard error.
+
+    ``trace_ids``: whether a line tells of the trace that it belongs to.
+    """
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([_trace_id] if trace_ids else []),
     ]
     renderer: Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
@@ -45,6 +49,15 @@ def configure(level: str, log_format: Format) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    from opentelemetry.trace import format_trace_id, get_current_span  # an extra
+
+    context = get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = format_trace_id(context.trace_id)
+    return event
 
 
 def _frames_only(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -84,6 +84,8 @@ class NewJob:
     #: Where the job's end shall be told, besides its owner's endpoints, and the host (with its port) in that URL.
     webhook_url: str | None = None
     webhook_host: str = ""
+    #: The span that made it, as a ``traceparent``; None where nothing is traced.
+    trace: str | None = None
 
     def as_job(self, created_at: float) -> Job:
         """The job that it became (Unix seconds)."""
@@ -101,6 +103,7 @@ class NewJob:
             background=self.background,
             attempt_timeout=self.attempt_timeout,
             webhook_url=self.webhook_url,
+            trace=self.trace,
             request=self.request,
         )
 
@@ -134,6 +137,8 @@ class Job:
     #: The failed or cancelled job that this one repeats, and the one that repeats this one; else None.
     retried_from: str | None = None
     retried_as: str | None = None
+    #: The span that made it, as a ``traceparent`` (W3C Trace Context), for a worker to go on from; else None.
+    trace: str | None = None
     #: How often the job's worker died under it.
     strikes: int = 0
     #: What earlier attempts ended with, oldest first.
@@ -176,6 +181,7 @@ class Job:
             background=record.get(b"background") == b"1",
             attempt_timeout=_seconds(record, b"attempt_timeout"),
             webhook_url=_text(record, b"webhook_url"),
+            trace=_text(record, b"trace"),
             retried_from=_text(record, b"retried_from"),
             retried_as=_text(record, b"retried_as"),
             attempts=tuple(_json(record, b"attempts") or ()),

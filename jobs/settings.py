@@ -203,6 +203,10 @@ class Settings(BaseSettings):
         "info", description="debug, info, warning or error."
     )
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere.")
+    tracing: bool = Field(
+        False,
+        description="Send traces to the OpenTelemetry collector (OTLP over HTTP) at OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod

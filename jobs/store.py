@@ -110,8 +110,10 @@ class JobStore:
             fields["attempt_timeout"] = max(1, round(new.attempt_timeout * 1000))
         if new.webhook_url is not None:
             fields |= {"webhook_url": new.webhook_url, "webhook_host": new.webhook_host}
+        if new.trace is not None:
+            fields["trace"] = new.trace
         deadline = "" if new.deadline_seconds is None else max(1, round(new.deadline_seconds * 1000))
-        message = self._messages.message(new.id, new.queue)
+        message = self._messages.message(new.id, new.queue, new.trace)
         known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
         args: Arguments = [*known, *_flat(fields)]
         with redis_errors(lost_reply=AcceptanceUnknown):
@@ -136,8 +138,10 @@ class JobStore:
         """Run a step that makes a job; with ``fsync`` raise ``AcceptanceUnknown`` unless it is on disk in time."""
         return run_to_disk(self._client, step, args) if self._fsync else step(args=args)
 
-    def resubmit(self, job_id: str, owner: str) -> Accepted:
+    def resubmit(self, job_id: str, owner: str, *, trace: str | None = None) -> Accepted:
         """Make a new job of one that failed or was cancelled; the same again gives the same new job.
+
+        ``trace``: the span that makes it, as a ``traceparent``.
 
         Raises ``NotFound``, ``NotRetryable``, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
         """
@@ -146,9 +150,9 @@ class JobStore:
             # Also of a full Redis, which would refuse to be asked to make one.
             return Accepted(before.retried_as, None, None)
         new_id = new_job_id(before.endpoint)
-        message = self._messages.message(new_id, before.queue)
+        message = self._messages.message(new_id, before.queue, trace)
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message])
+            verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message, trace or ""])
         if verdict == b"gone":
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         if verdict == b"newer":

@@ -38,7 +38,7 @@ def main() -> int:
     """Serve until SIGTERM; running calls then have the grace period, and what is left is handed back."""
     pulse.begin(settings.heartbeat_file, settings.worker_ready_file)
     calls, alone, metrics = Calls(), Alone(), WorkerMetrics()
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, trace_ids=settings.tracing)
     open_files.raise_limit()
     deliveries.install()
 

@@ -28,7 +28,7 @@ from worker.wiring import make_store, wire
 
 def main(job_id: str) -> int:
     """Run the job; SIGTERM gives it the grace period, and then hands it back."""
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, trace_ids=settings.tracing)
     calls = Calls()
     gevent.signal_handler(signal.SIGTERM, shutdown.begin, settings.grace_seconds, calls)
     runner, _ = wire(make_store(app, settings), settings, calls, WorkerMetrics(), alone=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -96,7 +97,8 @@ class Calls:
             raise Aborted(entry.aborted)
         outcome: AsyncResult[T] = AsyncResult()
         entry.outcome = outcome
-        worker = gevent.spawn(_report_to, outcome, call)
+        # In the caller's context: what the call logs and traces belongs to the job.
+        worker = gevent.spawn(contextvars.copy_context().run, _report_to, outcome, call)
         try:
             return cast("T", outcome.get(timeout=timeout))
         except gevent.Timeout:

@@ -15,6 +15,7 @@ from jobs.errors import LLMError, PromptQError, StoreUnavailable
 from jobs.model import Claim, Endpoint, JobStatus, Outcome
 from jobs.scripts import EXPIRED_ERROR
 from jobs.store import JobStore
+from jobs.tracing import Tracing
 from worker.calls import Aborted, AbortReason, Calls
 from worker.llm import Answer
 from worker.metrics import OK, WorkerMetrics
@@ -57,6 +58,7 @@ class Runner:
     #: Runs a job by itself that must not have neighbours; None where this process has nothing else to run.
     alone: Callable[[str], Ran | None] | None = None
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    tracing: Tracing = field(default_factory=Tracing)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -105,7 +107,7 @@ class Runner:
             started = self.clock()
             _log.info("job.attempt_started", attempt=attempt, queued_seconds=round(started - claim.job.created_at, 3))
             try:
-                answer = self._call(claim, min(self.call_timeout, own_limit, ends - self.monotonic()))
+                answer = self._call(claim, attempt, min(self.call_timeout, own_limit, ends - self.monotonic()))
             except Aborted as aborted:
                 return self._give_up(claim, aborted.reason, attempt)
             except LLMError as error:
@@ -125,22 +127,26 @@ class Runner:
             _log.info("job.answered", attempt=attempt, upstream_request_id=answer.request_id)
             return self._end(claim, outcome, attempts, attempt, started)
 
-    def _call(self, claim: Claim, limit: float) -> Answer:
+    def _call(self, claim: Claim, attempt: int, limit: float) -> Answer:
         """Make one LLM call of at most ``limit`` seconds, and count it. Raises as ``Calls.run`` does."""
         endpoint, began, outcome = claim.job.endpoint, self.monotonic(), PromptQError.code
-        try:
-            answer = self.calls.run(
-                claim, lambda: self.llm.call(endpoint, claim.job.request), timeout=max(0.001, limit)
-            )
-            outcome = OK
-        except LLMError as error:
-            outcome = error.code
-            raise
-        except Aborted:
-            outcome = "aborted"
-            raise
-        finally:
-            self.metrics.called(endpoint, outcome, self.monotonic() - began)
+        with self.tracing.llm_call(claim.job, attempt) as span:
+            try:
+                answer = self.calls.run(
+                    claim, lambda: self.llm.call(endpoint, claim.job.request), timeout=max(0.001, limit)
+                )
+                outcome = OK
+            except LLMError as error:
+                outcome = error.code
+                raise
+            except Aborted:
+                outcome = "aborted"
+                raise
+            finally:
+                self.metrics.called(endpoint, outcome, self.monotonic() - began)
+                if outcome != OK:
+                    span.failed(outcome)
+            span.used(answer.usage)
         self.metrics.used(endpoint, answer.usage)
         return answer
 

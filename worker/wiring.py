@@ -11,6 +11,8 @@ from jobs.broker import MessageMaker
 from jobs.redis_clients import listener_client, worker_client
 from jobs.settings import Settings
 from jobs.store import JobStore
+from jobs.tracing import Tracing
+from jobs.tracing import start as start_tracing
 from worker.calls import Calls
 from worker.heartbeat import Heartbeat, listen_for_aborts
 from worker.llm import LLMClient
@@ -35,7 +37,7 @@ def wire(
     """A runner on these settings, and the greenlets that keep its jobs its own.
 
     ``alone`` runs a job in a process of its own; None where this is that process. Raises ``ValueError`` where no LLM is
-    configured.
+    configured, or traces are asked for and OpenTelemetry is not installed.
     """
     runner = Runner(
         store=store,
@@ -47,6 +49,19 @@ def wire(
         call_timeout=settings.call_timeout,
         alone=alone,
         metrics=metrics,
+        tracing=_start_tracing(settings),
     )
     heartbeat = Heartbeat(store, calls, lease_seconds=settings.lease_seconds)
     return runner, [gevent.spawn(heartbeat.run), gevent.spawn(listen_for_aborts, listener_client(settings), calls)]
+
+
+def _start_tracing(settings: Settings) -> Tracing:
+    tracing = start_tracing(settings, "worker")
+    if tracing.provider is not None:
+        # An extra. The LLM's client is all that uses httpx2 here.
+        from opentelemetry.instrumentation.celery import CeleryInstrumentor
+        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
+
+        CeleryInstrumentor().instrument(tracer_provider=tracing.provider)  # type: ignore[no-untyped-call]
+        HTTPX2ClientInstrumentor().instrument(tracer_provider=tracing.provider)
+    return tracing

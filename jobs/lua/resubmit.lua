@@ -1,5 +1,5 @@
 -- Make a new job of one that failed or was cancelled, once: the same again answers with the same new job.
--- ARGV: id, owner, id of the new job, message. Its deadline is as long as the first one's. Refused by a full Redis.
+-- ARGV: id, owner, id of the new job, message, the new job's traceparent or ''. Its deadline is as long as the first one's. Refused by a full Redis.
 -- Answers {gone}, {newer} (a later release wrote it), {otherwise, its status}, {known, id of the new job}, or {created, its creation (ms), its rank}.
 local id, owner, new, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local job = load(id)
@@ -19,6 +19,10 @@ for _, name in ipairs({'v', 'endpoint', 'model', 'request', 'metadata', 'backgro
     fields[#fields + 1] = name
     fields[#fields + 1] = value
   end
+end
+if ARGV[5] ~= '' then
+  fields[#fields + 1] = 'trace'
+  fields[#fields + 1] = ARGV[5]
 end
 local deadline = job.deadline and job.deadline - job.created or ''
 local at = insert({id = new, owner = owner, kind = job.kind, queue = job.queue}, message, deadline, fields)

@@ -37,13 +37,17 @@ KEDA = Peer("keda", {"app": "keda-operator"}, namespace("keda"))
 PROMETHEUS = Peer("prometheus", {"app.kubernetes.io/name": "prometheus"}, namespace("monitoring"))
 INGRESS = Peer("ingress", {"app.kubernetes.io/name": "ingress-nginx"}, namespace("ingress-nginx"))
 STRANGER = Peer("stranger", {"app": "other"}, namespace("default"))
+COLLECTOR = Peer("collector", {"app": "otel-collector"}, namespace("observability"))
 LLM = Peer("llm", {"promptq-llm": "true"}, namespace("models", **{"promptq-llm": "true"}))
 INTERNET = Peer("internet", address="93.184.216.34")
 INTERNET_6 = Peer("internet-6", address="2606:4700::1111")
 METADATA = Peer("metadata", address="169.254.169.254")
 METADATA_6 = Peer("metadata-6", address="fd00:ec2::254")
 PRIVATE = Peer("private", address="192.168.1.1")
-OUTSIDE = (DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, LLM, INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE)
+OUTSIDE = (
+    *(DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, COLLECTOR, LLM),
+    *(INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE),
+)
 
 
 def pods(found: Rendered) -> list[Peer]:
@@ -117,7 +121,9 @@ def connections(folder: str) -> set[tuple[str, str, int]]:
     """All that may be opened between our pods, and from and to others, at the ports that matter."""
     found = rendered(folder)
     everybody = [*pods(found), *OUTSIDE]
-    ports = sorted({port for one in pods(found) for port in one.ports.values()} | {53, 80, 443, 6379, 8080, 26379})
+    ports = sorted(
+        {port for one in pods(found) for port in one.ports.values()} | {53, 80, 443, 4318, 6379, 8080, 26379}
+    )
     return {
         (source.name, target.name, port)
         for source in everybody
@@ -132,7 +138,7 @@ EXPECTED = {
     *((name, "dns", 53) for name in (*OUR_OWN, "redis")),
     *((name, "redis", 6379) for name in OUR_OWN),
     *((source, "api", 8000) for source in ("keda", "prometheus", "ingress", "stranger", "llm", "internet", "dns")),
-    *((source, "api", 8000) for source in ("metadata", "metadata-6", "private", "internet-6")),
+    *((source, "api", 8000) for source in ("metadata", "metadata-6", "private", "internet-6", "collector")),
     ("prometheus", "api", 9100),
     ("prometheus", "worker", 9100),
     ("prometheus", "scheduler", 9100),
@@ -151,6 +157,18 @@ def test_an_llm_in_the_cluster_is_reached_by_those_who_call_it() -> None:
     """With the component, API and workers reach labelled pods in labelled namespaces, and nobody else does."""
     more = connections("k8s/tests/production-in-cluster-llm") - EXPECTED
     assert {(source, target) for source, target, _ in more} == {("api", "llm"), ("worker", "llm")}
+
+
+def test_the_collector_is_reached_by_those_who_trace() -> None:
+    """With the component, API and workers reach it at OTLP's port, are told where it is, and nobody else does."""
+    folder = "k8s/tests/production-tracing"
+    assert connections(folder) - EXPECTED == {("api", "collector", 4318), ("worker", "collector", 4318)}
+    traced = {
+        one["metadata"]["name"]: (settings["PROMPTQ_TRACING"], settings["OTEL_EXPORTER_OTLP_ENDPOINT"])
+        for one in rendered(folder).workloads()
+        if "PROMPTQ_TRACING" in (settings := rendered(folder).settings(one))
+    }
+    assert traced == dict.fromkeys(("api", "worker"), ("true", "http://otel-collector.observability:4318"))
 
 
 def test_workers_of_their_own_have_the_same_rights() -> None:

@@ -44,3 +44,11 @@ def test_the_message_holds_the_id_alone(messages: MessageMaker) -> None:
     assert first["headers"]["id"] == "job_7"
     assert first["headers"]["task"] == queues.RUN_JOB
     assert first["properties"]["delivery_tag"] != second["properties"]["delivery_tag"]
+
+
+def test_a_traced_message_carries_the_span_that_made_it(messages: MessageMaker) -> None:
+    """OpenTelemetry's instrumentation of Celery finds ``traceparent`` among the headers; all else is as without."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traced, plain = readable(messages.message("job_7", "bulk", trace)), readable(messages.message("job_7", "bulk"))
+    assert traced["headers"].pop("traceparent") == trace
+    assert traced == plain

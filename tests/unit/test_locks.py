@@ -18,6 +18,7 @@ _NEEDED = {
     "requirements-dev.txt": [
         *_PROJECT["project"]["dependencies"],
         *_PROJECT["project"]["optional-dependencies"]["local"],
+        *_PROJECT["project"]["optional-dependencies"]["tracing"],
         *_PROJECT["dependency-groups"]["dev"],
     ],
 }
@@ -44,7 +45,9 @@ def test_the_lock_holds_hashes_and_no_addresses(lock: str) -> None:
 @pytest.mark.parametrize("image", ["api", "worker"])
 def test_an_image_holds_what_was_tested(image: str) -> None:
     """What an image needs are dependencies of the project, in the versions that the tests ran with."""
-    named = {Requirement(text).name for text in _PROJECT["project"]["dependencies"]}
+    project = _PROJECT["project"]
+    traced = project["optional-dependencies"]["tracing"]
+    named = {Requirement(text).name for text in [*project["dependencies"], *traced]}
     assert {Requirement(text).name for text in _PROJECT["dependency-groups"][f"image-{image}"]} <= named
     ours, tested = (
         set(re.findall(r"^[a-z0-9-]+==[^ \\]+", (_ROOT / f"requirements-{which}.txt").read_text(), re.MULTILINE))
