@@ -108,7 +108,7 @@ def test_a_running_call_is_never_killed(folder: str, workload: Object) -> None:
         assert seconds("PROMPTQ_CALL_TIMEOUT", settings) < inner
         # What was not done by then is handed back, and Celery needs some seconds to stop.
         assert inner + 10 <= grace
-    elif component(workload) == "api":
+    elif component(workload) in ("api", "api-next"):
         drain = seconds("PROMPTQ_DRAIN_SECONDS", settings)
         assert drain + seconds("PROMPTQ_GRACE_SECONDS", settings) + 5 <= grace
         probe = container(workload)["readinessProbe"]

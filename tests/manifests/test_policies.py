@@ -44,9 +44,13 @@ INTERNET_6 = Peer("internet-6", address="2606:4700::1111")
 METADATA = Peer("metadata", address="169.254.169.254")
 METADATA_6 = Peer("metadata-6", address="fd00:ec2::254")
 PRIVATE = Peer("private", address="192.168.1.1")
+#: Istio's ingress gateway, and the addresses from which a node's probes come in its mesh.
+GATEWAY = Peer("gateway", {"istio": "ingress"}, namespace("istio-ingress"))
+PROBES = Peer("probes", address="169.254.7.127")
+PROBES_6 = Peer("probes-6", address="fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
 OUTSIDE = (
-    *(DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, COLLECTOR, LLM),
-    *(INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE),
+    *(DNS, KEDA, PROMETHEUS, INGRESS, GATEWAY, STRANGER, COLLECTOR, LLM),
+    *(INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE, PROBES, PROBES_6),
 )
 
 
@@ -121,9 +125,8 @@ def connections(folder: str) -> set[tuple[str, str, int]]:
     """All that may be opened between our pods, and from and to others, at the ports that matter."""
     found = rendered(folder)
     everybody = [*pods(found), *OUTSIDE]
-    ports = sorted(
-        {port for one in pods(found) for port in one.ports.values()} | {53, 80, 443, 4318, 6379, 8080, 26379}
-    )
+    others = {53, 80, 443, 4318, 6379, 8080, 15008, 26379}
+    ports = sorted({port for one in pods(found) for port in one.ports.values()} | others)
     return {
         (source.name, target.name, port)
         for source in everybody
@@ -139,6 +142,7 @@ EXPECTED = {
     *((name, "redis", 6379) for name in OUR_OWN),
     *((source, "api", 8000) for source in ("keda", "prometheus", "ingress", "stranger", "llm", "internet", "dns")),
     *((source, "api", 8000) for source in ("metadata", "metadata-6", "private", "internet-6", "collector")),
+    *((source, "api", 8000) for source in ("gateway", "probes", "probes-6")),
     ("prometheus", "api", 9100),
     ("prometheus", "worker", 9100),
     ("prometheus", "scheduler", 9100),

@@ -218,7 +218,7 @@ def test_ports_are_those_that_the_settings_name(folder: str) -> None:
         settings = rendered(folder).settings(workload)
         declared = {port["name"]: str(port["containerPort"]) for port in container(workload).get("ports", [])}
         match component(workload):
-            case "api":
+            case "api" | "api-next":
                 assert declared == {"http": settings["PROMPTQ_PORT"], "metrics": settings["PROMPTQ_METRICS_PORT"]}
                 assert settings["PROMPTQ_METRICS_HOST"] == "0.0.0.0"
                 assert settings["PROMPTQ_HOST"] == "0.0.0.0"
