@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.rendering import PER_QUEUE, PRODUCTION, Object, Rendered, container, labels, matches, rendered
+from tests.manifests.rendering import (
+    PER_QUEUE,
+    PRODUCTION,
+    Object,
+    Rendered,
+    container,
+    is_knative,
+    labels,
+    matches,
+    rendered,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,20 @@ INTERNET_6 = Peer("internet-6", address="2606:4700::1111")
 METADATA = Peer("metadata", address="169.254.169.254")
 METADATA_6 = Peer("metadata-6", address="fd00:ec2::254")
 PRIVATE = Peer("private", address="192.168.1.1")
+#: Knative Serving 1.22, config/core/deployments/activator.yaml and autoscaler.yaml; only asked about where it is there.
+KNATIVE = (
+    Peer("activator", {"app": "activator"}, namespace("knative-serving")),
+    Peer("autoscaler", {"app": "autoscaler"}, namespace("knative-serving")),
+    Peer("kourier", {"app": "3scale-kourier-gateway"}, namespace("kourier-system")),
+)
+#: What it puts beside the container: pkg/networking/constants.go, pkg/reconciler/revision/resources/queue.go.
+QUEUE_PROXY = {
+    "queue-port": 8012,
+    "https-port": 8112,
+    "admin": 8022,
+    "http-autometric": 9090,
+    "http-usermetric": 9091,
+}
 OUTSIDE = (DNS, KEDA, PROMETHEUS, INGRESS, STRANGER, LLM, INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE)
 
 
@@ -53,10 +77,17 @@ def pods(found: Rendered) -> list[Peer]:
             one["metadata"]["name"],
             labels(one),
             namespace("promptq"),
-            ports={port["name"]: port["containerPort"] for port in container(one)["ports"]},
+            ports=_knative_ports(one)
+            if is_knative(one)
+            else {port["name"]: port["containerPort"] for port in container(one)["ports"]},
         )
         for one in found.workloads()
     ]
+
+
+def _knative_ports(service: Object) -> dict[str, int]:
+    (port,) = container(service)["ports"]
+    return {"user-port": port["containerPort"], **QUEUE_PROXY}
 
 
 def allowed(found: Rendered, source: Peer, target: Peer, port: int) -> bool:
@@ -116,7 +147,7 @@ def _is(peer: Object, other: Peer) -> bool:
 def connections(folder: str) -> set[tuple[str, str, int]]:
     """All that may be opened between our pods, and from and to others, at the ports that matter."""
     found = rendered(folder)
-    everybody = [*pods(found), *OUTSIDE]
+    everybody = [*pods(found), *OUTSIDE, *(KNATIVE if any(map(is_knative, found.workloads())) else ())]
     ports = sorted({port for one in pods(found) for port in one.ports.values()} | {53, 80, 443, 6379, 8080, 26379})
     return {
         (source.name, target.name, port)
@@ -176,3 +207,14 @@ def test_a_redis_outside_is_reached(folder: str) -> None:
     for name in OUR_OWN:
         assert (name, "private", 6379) in found
         assert not any(source == name and target.startswith("metadata") for source, target, _ in found)
+
+
+def test_knative_is_reached_by_its_proxy_alone() -> None:
+    """Everybody may send requests to queue-proxy, nobody past it; the autoscaler alone asks it for its numbers, and
+    Prometheus alone us for ours. All else is as without Knative."""
+    outside = {source for source, target, port in EXPECTED if (target, port) == ("api", 8000)}
+    assert connections("k8s/tests/production-knative") == {
+        *(one for one in EXPECTED if one[1:] != ("api", 8000)),
+        *((source, "api", port) for source in outside | {one.name for one in KNATIVE} for port in (8012, 8112)),
+        ("autoscaler", "api", 9090),
+    }
