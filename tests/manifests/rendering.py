@@ -21,7 +21,9 @@ COMBINATIONS = sorted(
     for file in (ROOT / place).glob("*/kustomization.yaml")
 )
 PRODUCTION, DEV, PER_QUEUE = "k8s/overlays/production", "k8s/overlays/dev", "k8s/tests/per-queue"
-WORKLOADS = ("Deployment", "StatefulSet")
+#: A Knative Service makes pods of a template like theirs; which of its fields Knative admits is in schemas/knative.py.
+KNATIVE = "Service.serving.knative.dev"
+WORKLOADS = ("Deployment", "StatefulSet", KNATIVE)
 
 Object = Mapping[str, Any]
 
@@ -37,6 +39,12 @@ def text(folder: str) -> str:
     return ran.stdout
 
 
+def kind(one: Object) -> str:
+    """Its kind, with the group where the kind alone would be taken for Kubernetes' own, as kubectl has it."""
+    group, _, _ = one["apiVersion"].rpartition("/")
+    return f"{one['kind']}.{group}" if one["kind"] == "Service" and group else str(one["kind"])
+
+
 @dataclass(frozen=True)
 class Rendered:
     """The objects of one combination."""
@@ -45,7 +53,7 @@ class Rendered:
 
     def of(self, *kinds: str) -> list[Object]:
         """All objects of these kinds."""
-        return [one for one in self.objects if one["kind"] in kinds]
+        return [one for one in self.objects if kind(one) in kinds]
 
     def get(self, kind: str, name: str) -> Object:
         """The one object of this name."""
@@ -55,6 +63,11 @@ class Rendered:
     def workloads(self) -> list[Object]:
         """All that make pods."""
         return self.of(*WORKLOADS)
+
+    def workload(self, name: str) -> Object:
+        """The one of this name that makes pods, of whatever kind."""
+        (found,) = [one for one in self.workloads() if one["metadata"]["name"] == name]
+        return found
 
     def settings(self, workload: Object) -> dict[str, str]:
         """What its container's environment says in plain text."""
@@ -85,6 +98,22 @@ def container(workload: Object) -> Object:
     """Its one container."""
     (only,) = pod(workload)["containers"]
     return only  # type: ignore[no-any-return]
+
+
+def is_knative(workload: Object) -> bool:
+    """Whether Knative makes its pods: there are fields that it does not admit."""
+    return kind(workload) == KNATIVE
+
+
+def security(workload: Object) -> Object:
+    """What holds for its one container: the pod's security context, and what the container's own says beside it."""
+    return {**pod(workload).get("securityContext", {}), **container(workload)["securityContext"]}
+
+
+def grace(workload: Object) -> float:
+    """Seconds between the order to stop and being killed. Knative takes the time-out of a request for it."""
+    spec = pod(workload)
+    return float(spec["timeoutSeconds" if is_knative(workload) else "terminationGracePeriodSeconds"])
 
 
 def component(workload: Object) -> str:

@@ -14,10 +14,13 @@ from tests.manifests.rendering import (
     Object,
     component,
     container,
+    grace,
+    is_knative,
     labels,
     matches,
     pod,
     rendered,
+    security,
     walk,
 )
 
@@ -44,16 +47,15 @@ def test_the_namespace_takes_restricted_pods_alone(folder: str) -> None:
 @each_workload
 def test_a_pod_is_restricted(folder: str, workload: Object) -> None:
     """What Pod Security's `restricted` asks for, and besides a read-only root, a numeric user and no token."""
-    spec, own = pod(workload), container(workload)["securityContext"]
+    spec, context = pod(workload), security(workload)
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
-    context = spec["securityContext"]
     assert context["runAsNonRoot"] is True
     assert context["runAsUser"] >= 10000
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert own["allowPrivilegeEscalation"] is False
-    assert own["capabilities"] == {"drop": ["ALL"]}
-    assert own["readOnlyRootFilesystem"] is True
-    assert own["runAsNonRoot"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["readOnlyRootFilesystem"] is True
+    assert container(workload)["securityContext"]["runAsNonRoot"] is True
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     kinds = {kind for volume in spec.get("volumes", []) for kind in volume if kind != "name"}
@@ -77,6 +79,10 @@ def test_a_pod_is_bounded_probed_and_spread(folder: str, workload: Object) -> No
     for kind in ("requests", "limits"):
         assert set(own["resources"][kind]) == {"cpu", "memory"}
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= own.keys()
+    if is_knative(workload):
+        # Knative takes none without a feature flag, and spreads a revision's pods over nodes by itself
+        # (config-deployment, default-affinity-type).
+        return
     spread = pod(workload)["topologySpreadConstraints"]
     assert {one["topologyKey"] for one in spread} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
     for one in spread:
@@ -102,15 +108,15 @@ def test_what_a_pod_may_write_to_is_bounded(folder: str, workload: Object) -> No
 @each_workload
 def test_a_running_call_is_never_killed(folder: str, workload: Object) -> None:
     """Grace periods are longer than what goes on in them: for a worker the longest call, for the API its draining."""
-    settings, grace = rendered(folder).settings(workload), pod(workload)["terminationGracePeriodSeconds"]
+    settings = rendered(folder).settings(workload)
     if component(workload) == "worker":
         inner = seconds("PROMPTQ_GRACE_SECONDS", settings)
         assert seconds("PROMPTQ_CALL_TIMEOUT", settings) < inner
         # What was not done by then is handed back, and Celery needs some seconds to stop.
-        assert inner + 10 <= grace
+        assert inner + 10 <= grace(workload)
     elif component(workload) in ("api", "api-next"):
         drain = seconds("PROMPTQ_DRAIN_SECONDS", settings)
-        assert drain + seconds("PROMPTQ_GRACE_SECONDS", settings) + 5 <= grace
+        assert drain + seconds("PROMPTQ_GRACE_SECONDS", settings) + 5 <= grace(workload)
         probe = container(workload)["readinessProbe"]
         assert drain >= probe["periodSeconds"] * probe["failureThreshold"], (
             "who looks at it must see that it is unready"

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.rendering import PER_QUEUE, PRODUCTION, Object, Rendered, container, labels, matches, rendered
+from tests.manifests.rendering import (
+    PER_QUEUE,
+    PRODUCTION,
+    Object,
+    Rendered,
+    container,
+    is_knative,
+    labels,
+    matches,
+    rendered,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,20 @@ PRIVATE = Peer("private", address="192.168.1.1")
 GATEWAY = Peer("gateway", {"istio": "ingress"}, namespace("istio-ingress"))
 PROBES = Peer("probes", address="169.254.7.127")
 PROBES_6 = Peer("probes-6", address="fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
+#: Knative Serving 1.22, config/core/deployments/activator.yaml and autoscaler.yaml; only asked about where it is there.
+KNATIVE = (
+    Peer("activator", {"app": "activator"}, namespace("knative-serving")),
+    Peer("autoscaler", {"app": "autoscaler"}, namespace("knative-serving")),
+    Peer("kourier", {"app": "3scale-kourier-gateway"}, namespace("kourier-system")),
+)
+#: What it puts beside the container: pkg/networking/constants.go, pkg/reconciler/revision/resources/queue.go.
+QUEUE_PROXY = {
+    "queue-port": 8012,
+    "https-port": 8112,
+    "admin": 8022,
+    "http-autometric": 9090,
+    "http-usermetric": 9091,
+}
 OUTSIDE = (
     *(DNS, KEDA, PROMETHEUS, INGRESS, GATEWAY, STRANGER, COLLECTOR, LLM),
     *(INTERNET, INTERNET_6, METADATA, METADATA_6, PRIVATE, PROBES, PROBES_6),
@@ -61,10 +85,17 @@ def pods(found: Rendered) -> list[Peer]:
             one["metadata"]["name"],
             labels(one),
             namespace("promptq"),
-            ports={port["name"]: port["containerPort"] for port in container(one)["ports"]},
+            ports=_knative_ports(one)
+            if is_knative(one)
+            else {port["name"]: port["containerPort"] for port in container(one)["ports"]},
         )
         for one in found.workloads()
     ]
+
+
+def _knative_ports(service: Object) -> dict[str, int]:
+    (port,) = container(service)["ports"]
+    return {"user-port": port["containerPort"], **QUEUE_PROXY}
 
 
 def allowed(found: Rendered, source: Peer, target: Peer, port: int) -> bool:
@@ -124,7 +155,7 @@ def _is(peer: Object, other: Peer) -> bool:
 def connections(folder: str) -> set[tuple[str, str, int]]:
     """All that may be opened between our pods, and from and to others, at the ports that matter."""
     found = rendered(folder)
-    everybody = [*pods(found), *OUTSIDE]
+    everybody = [*pods(found), *OUTSIDE, *(KNATIVE if any(map(is_knative, found.workloads())) else ())]
     others = {53, 80, 443, 4318, 6379, 8080, 15008, 26379}
     ports = sorted({port for one in pods(found) for port in one.ports.values()} | others)
     return {
@@ -167,12 +198,10 @@ def test_the_collector_is_reached_by_those_who_trace() -> None:
     """With the component, API and workers reach it at OTLP's port, are told where it is, and nobody else does."""
     folder = "k8s/tests/production-tracing"
     assert connections(folder) - EXPECTED == {("api", "collector", 4318), ("worker", "collector", 4318)}
-    traced = {
-        one["metadata"]["name"]: (settings["PROMPTQ_TRACING"], settings["OTEL_EXPORTER_OTLP_ENDPOINT"])
-        for one in rendered(folder).workloads()
-        if "PROMPTQ_TRACING" in (settings := rendered(folder).settings(one))
-    }
-    assert traced == dict.fromkeys(("api", "worker"), ("true", "http://otel-collector.observability:4318"))
+    for name in ("api", "worker"):
+        settings = rendered(folder).settings(rendered(folder).get("Deployment", name))
+        assert settings["PROMPTQ_TRACING"] == "true"
+        assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.observability:4318"
 
 
 def test_workers_of_their_own_have_the_same_rights() -> None:
@@ -198,3 +227,14 @@ def test_a_redis_outside_is_reached(folder: str) -> None:
     for name in OUR_OWN:
         assert (name, "private", 6379) in found
         assert not any(source == name and target.startswith("metadata") for source, target, _ in found)
+
+
+def test_knative_is_reached_by_its_proxy_alone() -> None:
+    """Everybody may send requests to queue-proxy, nobody past it; the autoscaler alone asks it for its numbers, and
+    Prometheus alone us for ours. All else is as without Knative."""
+    outside = {source for source, target, port in EXPECTED if (target, port) == ("api", 8000)}
+    assert connections("k8s/tests/production-knative") == {
+        *(one for one in EXPECTED if one[1:] != ("api", 8000)),
+        *((source, "api", port) for source in outside | {one.name for one in KNATIVE} for port in (8012, 8112)),
+        ("autoscaler", "api", 9090),
+    }

@@ -47,7 +47,9 @@ def test_all_that_can_be_applied_is_rendered() -> None:
     ]
     assert len(components) >= 6
     for folder in components:
-        assert f"../{folder}" in used or f"/{folder.name}\n" in used, folder
+        parent = ROOT / folder.parent / "kustomization.yaml"
+        inside = parent.exists() and f"- {folder.name}\n" in parent.read_text()
+        assert inside or f"../{folder}" in used or f"/{folder.name}\n" in used, folder
 
 
 @pytest.mark.parametrize("folder", COMBINATIONS)
