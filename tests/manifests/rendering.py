@@ -22,6 +22,8 @@ COMBINATIONS = sorted(
 )
 PRODUCTION, DEV, PER_QUEUE = "k8s/overlays/production", "k8s/overlays/dev", "k8s/tests/per-queue"
 WORKLOADS = ("Deployment", "StatefulSet")
+#: Those that run on each node, or once: not spread, not drained, and not asked by anybody.
+OTHER_WORKLOADS = ("DaemonSet", "Job")
 
 Object = Mapping[str, Any]
 
@@ -53,8 +55,12 @@ class Rendered:
         return found
 
     def workloads(self) -> list[Object]:
-        """All that make pods."""
+        """All that make pods which serve."""
         return self.of(*WORKLOADS)
+
+    def all_workloads(self) -> list[Object]:
+        """All that make pods."""
+        return self.of(*WORKLOADS, *OTHER_WORKLOADS)
 
     def settings(self, workload: Object) -> dict[str, str]:
         """What its container's environment says in plain text."""
