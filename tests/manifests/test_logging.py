@@ -265,6 +265,8 @@ def test_fields_have_types_that_fit() -> None:
     assert seen == set(fits.values())
     for name in ("job_id", "queue", "status", "level", "owner", "component", "request_id", "code"):
         assert MAPPED[name]["type"] == "keyword"
+    for name in ("attempt", "exit_code", "running"):
+        assert MAPPED[name]["type"] == "integer"
     for name in ("@timestamp", "time"):
         assert MAPPED[name] == {"type": "date_nanos"}
 
