@@ -3,9 +3,11 @@
 Neither Debian nor PyPI has the program, and npm only the source of 1.8.15, without a library that it needs. So what it
 does by itself, and not by the configuration, is written here from its source: ``src/multiline/flb_ml_parser_cri.c``
 (the pattern of a CRI line, and how parts are joined), ``plugins/filter_parser`` (what does not parse goes on as it
-was), ``plugins/out_es/es.c`` (the index, the time and the id). That 1.8.15, built by hand with Oniguruma and with the fix of
+was), ``plugins/out_es/es.c`` (the index, the time and the id).
+
+That 1.8.15, built by hand with Oniguruma and with the fix of
 fluent/fluent-bit#6243, gave the same documents for lines, texts and parts as this does, and the same ids when it read
-them again; but for an empty line, which it does not take for CRI's, as 4.2 does.
+them again; but for an empty line, which it does not take for one of CRI, while 4.2 keeps empty fields.
 """
 
 from __future__ import annotations
