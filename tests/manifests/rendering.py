@@ -24,6 +24,8 @@ PRODUCTION, DEV, PER_QUEUE = "k8s/overlays/production", "k8s/overlays/dev", "k8s
 #: A Knative Service makes pods of a template like theirs; which of its fields Knative admits is in schemas/knative.py.
 KNATIVE = "Service.serving.knative.dev"
 WORKLOADS = ("Deployment", "StatefulSet", KNATIVE)
+#: Those that run on each node, or once: not spread, not drained, and not asked by anybody.
+OTHER_WORKLOADS = ("DaemonSet", "Job")
 
 Object = Mapping[str, Any]
 
@@ -61,13 +63,17 @@ class Rendered:
         return found
 
     def workloads(self) -> list[Object]:
-        """All that make pods."""
+        """All that make pods which serve."""
         return self.of(*WORKLOADS)
 
     def workload(self, name: str) -> Object:
         """The one of this name that makes pods, of whatever kind."""
         (found,) = [one for one in self.workloads() if one["metadata"]["name"] == name]
         return found
+
+    def all_workloads(self) -> list[Object]:
+        """All that make pods."""
+        return self.of(*WORKLOADS, *OTHER_WORKLOADS)
 
     def settings(self, workload: Object) -> dict[str, str]:
         """What its container's environment says in plain text."""

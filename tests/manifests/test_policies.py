@@ -35,7 +35,12 @@ class Peer:
     @property
     def ours(self) -> bool:
         """Whether the policies are about it."""
-        return self.namespace.get("kubernetes.io/metadata.name") == "promptq"
+        return self.place in ("promptq", "promptq-logging")
+
+    @property
+    def place(self) -> str | None:
+        """The name of its namespace."""
+        return self.namespace.get("kubernetes.io/metadata.name")
 
 
 def namespace(name: str, **more: str) -> dict[str, str]:
@@ -84,12 +89,12 @@ def pods(found: Rendered) -> list[Peer]:
         Peer(
             one["metadata"]["name"],
             labels(one),
-            namespace("promptq"),
+            namespace(one["metadata"]["namespace"]),
             ports=_knative_ports(one)
             if is_knative(one)
-            else {port["name"]: port["containerPort"] for port in container(one)["ports"]},
+            else {port["name"]: port["containerPort"] for port in container(one).get("ports", [])},
         )
-        for one in found.workloads()
+        for one in found.all_workloads()
     ]
 
 
@@ -109,11 +114,12 @@ def _passes(found: Rendered, about: Peer, other: Peer, direction: str, port: int
     policies = [
         one
         for one in found.of("NetworkPolicy")
-        if direction in one["spec"]["policyTypes"] and matches(one["spec"]["podSelector"], about.labels)
+        if one["metadata"]["namespace"] == about.place
+        and direction in one["spec"]["policyTypes"]
+        and matches(one["spec"]["podSelector"], about.labels)
     ]
     assert policies, "the default is to deny, which is a policy as well"
-    target = about if direction == "Ingress" else other
-    return any(_rule_allows(rule, direction, other, target, port) for rule in _rules(policies, direction))
+    return any(_rule_allows(rule, direction, about, other, port) for rule in _rules(policies, direction))
 
 
 def _rules(policies: list[Object], direction: str) -> Iterator[Object]:
@@ -121,10 +127,11 @@ def _rules(policies: list[Object], direction: str) -> Iterator[Object]:
         yield from policy["spec"].get(direction.lower(), [])
 
 
-def _rule_allows(rule: Object, direction: str, other: Peer, target: Peer, port: int) -> bool:
+def _rule_allows(rule: Object, direction: str, about: Peer, other: Peer, port: int) -> bool:
     peers = rule.get("from" if direction == "Ingress" else "to")
-    if peers is not None and not any(_is(peer, other) for peer in peers):
+    if peers is not None and not any(_is(peer, about, other) for peer in peers):
         return False
+    target = about if direction == "Ingress" else other
     ports = rule.get("ports")
     return ports is None or any(_port(one["port"], target) == port for one in ports if one["protocol"] == "TCP")
 
@@ -137,7 +144,7 @@ def _within(address: Any, network: str) -> bool:
     return address in ipaddress.ip_network(network)
 
 
-def _is(peer: Object, other: Peer) -> bool:
+def _is(peer: Object, about: Peer, other: Peer) -> bool:
     if "ipBlock" in peer:
         address = ipaddress.ip_address(other.address)
         inside, without = peer["ipBlock"]["cidr"], peer["ipBlock"].get("except", [])
@@ -147,7 +154,7 @@ def _is(peer: Object, other: Peer) -> bool:
     if "namespaceSelector" in peer:
         if not matches(peer["namespaceSelector"], other.namespace):
             return False
-    elif not other.ours:
+    elif other.place != about.place:
         return False
     return matches(peer.get("podSelector", {}), other.labels)
 
@@ -156,7 +163,7 @@ def connections(folder: str) -> set[tuple[str, str, int]]:
     """All that may be opened between our pods, and from and to others, at the ports that matter."""
     found = rendered(folder)
     everybody = [*pods(found), *OUTSIDE, *(KNATIVE if any(map(is_knative, found.workloads())) else ())]
-    others = {53, 80, 443, 4318, 6379, 8080, 15008, 26379}
+    others = {53, 80, 443, 4318, 5601, 6379, 8080, 9200, 15008, 26379}
     ports = sorted({port for one in pods(found) for port in one.ports.values()} | others)
     return {
         (source.name, target.name, port)
@@ -237,4 +244,27 @@ def test_knative_is_reached_by_its_proxy_alone() -> None:
         *(one for one in EXPECTED if one[1:] != ("api", 8000)),
         *((source, "api", port) for source in outside | {one.name for one in KNATIVE} for port in (8012, 8112)),
         ("autoscaler", "api", 9090),
+    }
+
+
+def test_logs_go_to_elasticsearch_alone() -> None:
+    """With an Elasticsearch that is elsewhere, Fluent Bit reaches it at its ports, and the setup Job Kibana, too; no
+    metadata service; nobody reaches either of them, and what PromptQ's own pods may do is the same as before."""
+    more = connections("k8s/tests/production-logging")
+    assert more >= EXPECTED
+    for source, target, port in more - EXPECTED:
+        assert source in ("fluent-bit", "logging-setup")
+        assert target == "dns" or not target.startswith("metadata")
+        assert port in {53, 443, 9200, *([5601] if source == "logging-setup" else [])}
+    for target, port in (("private", 9200), ("internet", 443), ("dns", 53)):
+        assert {("fluent-bit", target, port), ("logging-setup", target, port)} <= more
+    assert ("logging-setup", "private", 5601) in more
+
+
+def test_with_an_elasticsearch_of_its_own_the_logs_stay_inside() -> None:
+    """Each of the four reaches whom it must, and nothing outside; what PromptQ's own pods may do is the same."""
+    assert connections("k8s/tests/production-logging-elastic") - EXPECTED == {
+        *((name, "dns", 53) for name in ("fluent-bit", "logging-setup", "elasticsearch", "kibana")),
+        *((name, "elasticsearch", 9200) for name in ("fluent-bit", "logging-setup", "kibana")),
+        ("logging-setup", "kibana", 5601),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,18 @@ def _differences(given: Any, dump: Any, path: str) -> Any:
 
 @pytest.mark.parametrize("folder", COMBINATIONS)
 def test_each_object_is_there_once_and_in_the_namespace(folder: str) -> None:
-    """No two objects have one kind and name; all but the namespace are in it, and have the project's label."""
+    """No two objects have one kind and name; all but the namespaces are in one, and have the project's label. What
+    handles logs has a namespace of its own, since Fluent Bit reads files of the node, and nothing else is there."""
     objects = rendered(folder).objects
-    names = [(kind(one), one["metadata"]["name"]) for one in objects]
+    names = [(kind(one), one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects]
     assert len(set(names)) == len(names)
+    logs = {"default-deny", "dns", "logging", "fluent-bit", "logging-setup", "elasticsearch", "kibana"}
     for one in objects:
-        if one["kind"] != "Namespace":
+        if one["kind"] != "Namespace" and one["metadata"]["namespace"] == "promptq-logging":
+            name = re.sub(r"-[a-z0-9]{10}$", "", one["metadata"]["name"])
+            assert name in logs, one["metadata"]
+            assert "logging" in folder
+        elif one["kind"] != "Namespace":
             assert one["metadata"]["namespace"] == "promptq", one["metadata"]
         assert one["metadata"]["labels"]["app.kubernetes.io/part-of"] == "promptq", one["metadata"]
 
