@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test soak test-system images push deploy rollback check lock clean
+.PHONY: help setup demo up test soak bench bench-quick test-system images push deploy rollback check lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ test: setup $(CHECKOV) ## the tests that need PyPI alone (ARGS="-k name")
 soak: setup ## 20,500 jobs with random faults, twice, over 22 minutes (ARGS="--minutes 1 --jobs 2000")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
+bench: setup ## PromptQ beside what people write by hand, in 45 minutes at most (ARGS="submits --json FILE"); Linux
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: setup ## the same, shorter and coarser, in 3 minutes
+	@$(BIN)/python -m bench --quick $(ARGS)
+
 test-system: setup ## the tests that need Debian packages; installs them where it may
 	@bash tests/system/run $(ARGS)
 
@@ -71,6 +77,9 @@ lock: ## pin the newest allowed versions again (needs uv: pip install uv)
 	@$(COMPILE) --group image-api --constraint requirements-dev.txt --output-file requirements-api.txt
 	@$(COMPILE) --group image-worker --constraint requirements-dev.txt --output-file requirements-worker.txt
 	@$(COMPILE) --group checkov --output-file requirements-checkov.txt $(ARGS)
+	@for folder in bench/peers/*/ bench/plot/; do \
+		test ! -f $$folder/requirements.in || $(COMPILE) $$folder/requirements.in --output-file $$folder/requirements.txt $(ARGS); \
+	done
 
 clean: ## remove .venv, caches and the local stack's data
 	@rm -rf $(VENV) .promptq tests/system/*/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

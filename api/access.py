@@ -16,7 +16,7 @@ from flask import Request
 from jobs.errors import Forbidden, Unauthorized
 from jobs.settings import LOCAL_OWNER, Settings, parse_keys
 
-_log = structlog.stdlib.get_logger("promptq.api")
+_log = structlog.get_logger("promptq.api")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 

@@ -36,7 +36,7 @@ from jobs.settings import Settings
 from jobs.store import JobStore
 from jobs.tracing import Tracing
 
-_log = structlog.stdlib.get_logger("promptq.api")
+_log = structlog.get_logger("promptq.api")
 _DOORS = (
     *(jobs, dead_letters, queues, responses, completions, generate, models),
     *(webhook_endpoints, webhook_secret, webhook_deliveries, health, documents),
@@ -53,6 +53,13 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
     """
     settings, tracing = settings or Settings(), tracing or Tracing()
     app = Flask(__name__, static_folder=None)
+    if tracing.provider is not None:
+        # Before all else: what refuses a request shall do so within its span.
+        from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
+
+        FlaskInstrumentor().instrument_app(  # type: ignore[no-untyped-call]
+            app, tracer_provider=tracing.provider, excluded_urls="/healthz$,/readyz$,/metrics$"
+        )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # it is Flask's default provider, which has it
     store = JobStore(
@@ -107,10 +114,4 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
         )
         return response
 
-    if tracing.provider is not None:
-        from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
-
-        FlaskInstrumentor().instrument_app(  # type: ignore[no-untyped-call]
-            app, tracer_provider=tracing.provider, excluded_urls="/healthz$,/readyz$,/metrics$"
-        )
     return app

@@ -27,7 +27,7 @@ from jobs.errors import (
     WebhookTestFailed,
 )
 
-_log = structlog.stdlib.get_logger("promptq.api")
+_log = structlog.get_logger("promptq.api")
 
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
 _NOT_TO_BE_RETRIED = (

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Waiting callers are answered this many seconds before gunicorn would cut them off.
 _MARGIN = 3.0
+_CONTINUE = b"HTTP/1.1 100"
+_CHUNKED = b"\r\ntransfer-encoding:"
 
 
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -38,9 +40,11 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
         """Answer one request."""
         self._idle.discard(sock)
+        together = _Together(sock)
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            return super().handle_request(listener_name, req, together, addr)
         finally:
+            together.flush()
             self._idle.add(sock)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -69,3 +73,34 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             # would raise in that greenlet instead. One that the client has closed meanwhile is none of our trouble.
             with contextlib.suppress(OSError), client.dup() as twin:
                 twin.shutdown(socket.SHUT_RD)
+
+
+class _Together:
+    """A connection on which the head of an answer waits for its body: one packet and one system call, not two.
+
+    What is sent in chunks is not held up, nor is ``100 Continue``.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._head = b""
+        self._begun = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Send what was held and this; or hold this, if it is a head that a body follows at once."""
+        if not self._begun and not data.startswith(_CONTINUE):
+            self._begun = True
+            if _CHUNKED not in data.lower():
+                self._head = data
+                return
+        self._sock.sendall(self._head + data)
+        self._head = b""
+
+    def flush(self) -> None:
+        """Send what is held: the head of an answer without a body."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._sock.sendall(head)

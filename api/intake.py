@@ -20,7 +20,7 @@ from jobs.queues import QueueName
 from jobs.store import Accepted
 from jobs.webhook_urls import Target
 
-_log = structlog.stdlib.get_logger("promptq.api")
+_log = structlog.get_logger("promptq.api")
 _MAX_KEY = 255
 
 #: Members of an OpenAI-shaped body that are ours to act on; the LLM does not get them.
@@ -56,11 +56,10 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
     if submission.webhook_url is not None:
         webhook_host = webhook_target(submission.webhook_url, param=submission.webhook_param).authority
         services().store.webhooks.ensure_owner_secret(owner())
-    job_id = new_job_id(submission.endpoint)
-    with services().tracing.enqueue(job_id, submission.queue) as trace:
+    with services().tracing.enqueue(submission.queue) as enqueueing:
         accepted = services().store.create(
             NewJob(
-                id=job_id,
+                id=new_job_id(submission.endpoint),
                 owner=owner(),
                 endpoint=submission.endpoint,
                 queue=submission.queue,
@@ -74,9 +73,10 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
                 background=submission.background,
                 webhook_url=submission.webhook_url,
                 webhook_host=webhook_host,
-                trace=trace,
+                trace=enqueueing.traceparent,
             )
         )
+        enqueueing.found(accepted.job_id)
     # Whatever becomes of this request, its caller can find the job (api.app writes the header).
     g.job_id = accepted.job_id
     if accepted.made is not None:

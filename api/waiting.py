@@ -25,7 +25,7 @@ class Ending(Protocol):
 
 
 T = TypeVar("T", bound=Ending)
-_log = structlog.stdlib.get_logger("promptq.api")
+_log = structlog.get_logger("promptq.api")
 #: How long Redis may be away (seconds) before those who wait are woken to find out; and between two tries to reach it.
 _PATIENCE: Final = 5.0
 _PAUSE: Final = 0.2

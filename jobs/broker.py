@@ -26,6 +26,8 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=queues.celery_queue(queues.DEFAULT),
         task_create_missing_queues=False,
         task_ignore_result=True,
+        # There is none; but Celery would make one for each greenlet.
+        result_backend_thread_safe=True,
         task_acks_late=True,
         worker_prefetch_multiplier=1,
         worker_consumer="worker.consumer:RefillingConsumer",
@@ -37,7 +39,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
         broker_transport_options={
-            "visibility_timeout": settings.visibility_timeout,
+            # A message is a hint to look at a job: one that is lost with its worker is found and sent again (ADR 13).
+            "ack_emulation": False,
             "queue_order_strategy": "priority",
             # Preference is by queue; kombu would look into four lists for each of them.
             "priority_steps": [0],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -26,9 +27,7 @@ def configure(level: str, log_format: Format, *, trace_ids: bool = False) -> Non
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([_trace_id] if trace_ids else []),
     ]
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
-    )
+    renderer: Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else _as_json
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _frames_only, renderer],
@@ -43,12 +42,34 @@ def configure(level: str, log_format: Format, *, trace_ids: bool = False) -> Non
         logging.getLogger(name).setLevel(logging.WARNING)
     # Its warnings and debug lines quote URLs and what receivers answer.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # Our own lines go straight out: the standard library's way would take twice as long for each.
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, _frames_only, renderer],
+        logger_factory=lambda name: _Lines(name, sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+class _Lines:
+    """What structlog writes finished lines to, one for each name."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self.name = name
+        self._write = stream.write
+
+    def info(self, line: str) -> None:
+        """Write it, in one piece."""
+        self._write(line + "\n")
+
+    debug = warning = error = critical = info
+
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)
 
 
 def _trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

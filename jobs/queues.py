@@ -33,9 +33,6 @@ WEBHOOK_SLOW: Final = PREFIX + "webhook-slow"
 #: Hosts that have something due, by when they were served last.
 WEBHOOK_TURNS_FAST: Final = PREFIX + "webhook-turns:fast"
 WEBHOOK_TURNS_SLOW: Final = PREFIX + "webhook-turns:slow"
-#: kombu's own (``kombu/transport/redis.py``): messages that a worker has taken and not acknowledged.
-UNACKED: Final = "unacked"
-UNACKED_INDEX: Final = "unacked_index"
 LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"

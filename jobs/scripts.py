@@ -49,7 +49,6 @@ class Scripts:
         self.pause = self._load(client, "pause")
         self.list = self._load(client, "list")
         self.compact = self._load(client, "compact")
-        self.sweep = self._load(client, "sweep")
         self.tick = self._load(client, "tick")
         self.purge = self._load(client, "purge")
         self.deliver = self._load(client, "deliver")
@@ -83,8 +82,6 @@ def _constants() -> str:
         "MAX_OLD_SECRETS": MAX_OLD_SECRETS,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
-        "UNACKED": queues.UNACKED,
-        "UNACKED_INDEX": queues.UNACKED_INDEX,
         "SCHEMA_VERSION": SCHEMA_VERSION,
         "MAX_STRIKES": MAX_STRIKES,
         "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,

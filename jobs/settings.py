@@ -131,9 +131,6 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         30, ge=0, description="How long running calls may finish after SIGTERM before they are handed back."
     )
-    visibility_timeout: int = Field(
-        24 * 3600, ge=1, description="When the broker redelivers an unacknowledged message. A second net only."
-    )
     scheduler_interval: float = Field(1.0, gt=0, le=60, description="Time between two ticks of the scheduler.")
     repair_after: float = Field(
         10, ge=1, le=3600, description="How long a waiting job may be passed over before its message is sent again."

@@ -6,8 +6,11 @@ Where spans go to and how many are kept is set by OpenTelemetry's own variables 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-from collections.abc import Iterator, Mapping
+import importlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs import __version__, queues
@@ -30,6 +33,24 @@ _TOKENS: Final = {
     "gen_ai.usage.input_tokens": ("input_tokens", "prompt_tokens"),
     "gen_ai.usage.output_tokens": ("output_tokens", "completion_tokens"),
 }
+#: More than fits into 64 bits cannot be exported.
+_MAX_COUNT: Final = 2**63 - 1
+#: Seconds that a process waits at its end for its last spans to be sent.
+_LAST_WORDS: Final = 2.0
+
+
+class Enqueueing:
+    """A job on its way into its queue."""
+
+    def __init__(self, span: Span | None = None, traceparent: str | None = None) -> None:
+        self._span = span
+        #: What to keep on the job for a worker to go on from (W3C Trace Context); None where nothing is traced.
+        self.traceparent = traceparent
+
+    def found(self, job_id: str) -> None:
+        """Note which job it is: the one that was made, or that an Idempotency-Key had made before."""
+        if self._span is not None:
+            self._span.set_attribute("messaging.message.id", job_id)
 
 
 class CallSpan:
@@ -52,8 +73,9 @@ class CallSpan:
             return
         for attribute, names in _TOKENS.items():
             for name in names:
-                if isinstance(usage.get(name), int):
-                    self._span.set_attribute(attribute, usage[name])
+                count = usage.get(name)
+                if type(count) is int and 0 <= count <= _MAX_COUNT:
+                    self._span.set_attribute(attribute, count)
 
 
 class Tracing:
@@ -63,13 +85,12 @@ class Tracing:
         self.provider = provider
 
     @contextlib.contextmanager
-    def enqueue(self, job_id: str, queue: str) -> Iterator[str | None]:
-        """A span of a job's way into its queue, the parent of what becomes of the job; answers the ``traceparent`` to
-        keep on it (W3C Trace Context), None where nothing is traced."""
+    def enqueue(self, queue: str) -> Iterator[Enqueueing]:
+        """A span of a job's way into its queue, the parent of what becomes of the job."""
         if self.provider is None:
-            yield None
+            yield Enqueueing()
             return
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace import SpanKind, StatusCode
 
         destination = queues.celery_queue(queue)
         attributes = {
@@ -77,10 +98,13 @@ class Tracing:
             "messaging.operation.name": "send",
             "messaging.operation.type": "send",
             "messaging.destination.name": destination,
-            "messaging.message.id": job_id,
         }
-        with self._start(f"send {destination}", kind=SpanKind.PRODUCER, attributes=attributes):
-            yield _traceparent()
+        with self._start(f"send {destination}", kind=SpanKind.PRODUCER, attributes=attributes) as span:
+            try:
+                yield Enqueueing(span, _traceparent())
+            except BaseException:
+                span.set_status(StatusCode.ERROR)
+                raise
 
     def traceparent(self) -> str | None:
         """The current span as a ``traceparent``; None where nothing is traced."""
@@ -133,9 +157,13 @@ def _traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
-def start(settings: Settings, process: str) -> Tracing:
+def start(settings: Settings, process: str, *, needs: Sequence[str]) -> Tracing:
     """Begin to export spans, as ``promptq-<process>`` unless ``OTEL_SERVICE_NAME`` says otherwise; nothing where the
-    settings do not ask for it. Raises ``ValueError`` where OpenTelemetry is not installed."""
+    settings do not ask for it.
+
+    ``needs``: the modules of the instrumentations that the process will use. Raises ``ValueError`` where one of
+    OpenTelemetry's packages is not installed.
+    """
     if not settings.tracing:
         return Tracing()
     try:
@@ -143,9 +171,22 @@ def start(settings: Settings, process: str) -> Tracing:
         from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        for module in needs:
+            importlib.import_module(module)
     except ImportError as missing:
         raise ValueError(f"PROMPTQ_TRACING: {missing}; pip install 'promptq[tracing]'") from missing
     named = Resource({SERVICE_NAME: f"promptq-{process}", SERVICE_VERSION: __version__})
-    provider = TracerProvider(resource=Resource.create().merge(named).merge(OTELResourceDetector().detect()))
+    resource = Resource.create().merge(named).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    atexit.register(_end, provider)
     return Tracing(provider)
+
+
+def _end(provider: TracerProvider) -> None:
+    """Send what is left, if that can be done soon: the SDK by itself would wait for a silent collector for half a
+    minute."""
+    last = threading.Thread(target=provider.shutdown, daemon=True)
+    last.start()
+    last.join(_LAST_WORDS)

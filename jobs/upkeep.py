@@ -68,11 +68,6 @@ class Upkeep:
         with redis_errors():
             return int(self._scripts.compact(args=[queue]))
 
-    def sweep_deliveries(self, older_than: float, limit: int = 1000) -> int:
-        """Forget unacknowledged deliveries older than so many seconds; answer how many."""
-        with redis_errors():
-            return int(self._scripts.sweep(args=[older_than, limit]))
-
     def _recover(self, job_id: str, queue: str) -> Any:
         return self._scripts.release(args=["recover", job_id, "", self._messages.message(job_id, queue), self._ttl_ms])
 

@@ -2,7 +2,9 @@
 
 POST ``/v1/responses``, ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings``: the calls.
 GET ``/v1/models``, ``/v1/models/{id}``: the simulator's models; any other name is a model too.
+GET ``/arrivals``: when each prompt's first call came, where the settings ask for that.
 GET ``/stats``, POST ``/stats/reset``: what the simulator saw, see `simulator.stats`.
+``GET /stats?detail=false``: the totals alone.
 POST ``/control``: changes the fields of `simulator.settings.Settings` at run time and answers with all of them.
 GET ``/healthz``: 200 while the process serves, even when it plays dead under ``/v1``.
 """
@@ -35,6 +37,7 @@ def create_app(settings: Settings, *, seed: int | None = None) -> web.Applicatio
     app.router.add_get("/v1/models", admin.list_models)
     app.router.add_get("/v1/models/{id:.+}", admin.get_model)
     app.router.add_get("/stats", admin.get_stats)
+    app.router.add_get("/arrivals", admin.get_arrivals)
     app.router.add_post("/stats/reset", admin.reset_stats)
     app.router.add_post("/control", admin.control)
     app.router.add_get("/healthz", admin.healthz)
@@ -69,7 +72,10 @@ class _Admin:
         return json_answer(_model(request.match_info["id"]))
 
     async def get_stats(self, request: web.Request) -> web.Response:
-        return json_answer(self._stats.snapshot())
+        return json_answer(self._stats.snapshot(detail=request.query.get("detail") != "false"))
+
+    async def get_arrivals(self, request: web.Request) -> web.Response:
+        return json_answer(self._stats.arrivals)
 
     async def reset_stats(self, request: web.Request) -> web.Response:
         self._stats.reset()

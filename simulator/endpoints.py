@@ -1,6 +1,7 @@
 """The four endpoints that take calls, and the course that each of their calls takes."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -51,10 +52,13 @@ class Endpoint:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Count a call, then answer it as the settings and its model say; raises ApiError for an invalid one."""
         with self.stats.call() as ticket:
+            arrived = time.time() if self.settings.arrivals else None
             raw = await request.read()
             try:
                 call = parse_call(raw)
                 self.stats.identify(call.model, call.key)
+                if arrived is not None:
+                    self.stats.arrivals.setdefault(call.key, arrived)
                 texts = self.shape.replies(call)
             except ApiError as error:
                 return error_answer(overloaded() if self.settings.down else error)

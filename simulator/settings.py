@@ -14,12 +14,14 @@ class Settings:
     tokens_per_second: speed of the output after the latency; None means at once.
     error_rate: the probability (0 to 1) that a call answers 500.
     down: every call under ``/v1`` answers 503 at once.
+    arrivals: the time of each call's arrival is kept, for ``GET /arrivals``.
     """
 
     latency: float = 0.0
     tokens_per_second: float | None = None
     error_rate: float = 0.0
     down: bool = False
+    arrivals: bool = False
 
     def __post_init__(self) -> None:
         if not (_is_number(self.latency) and self.latency >= 0):
@@ -32,6 +34,8 @@ class Settings:
             raise ValueError("error_rate must be a number from 0 to 1")
         if not isinstance(self.down, bool):
             raise ValueError("down must be true or false")
+        if not isinstance(self.arrivals, bool):
+            raise ValueError("arrivals must be true or false")
 
     def update(self, changes: Mapping[str, Any]) -> None:
         """Apply all of the named changes, or none and raise ValueError when one of them is unknown or wrong."""

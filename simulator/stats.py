@@ -22,6 +22,7 @@ class Stats:
 
     calls: every call, whatever its outcome. in_flight, peak: calls without an answer yet, now and at most.
     aborted: calls whose client closed the connection before the answer.
+    arrivals: when the first call for each prompt hash came (Unix seconds), where the settings ask for it.
     by_prompt, by_model: calls for each prompt hash and model name; a call with an invalid body is in neither.
     """
 
@@ -31,6 +32,7 @@ class Stats:
     aborted: int = 0
     by_prompt: Counter[str] = field(default_factory=Counter)
     by_model: Counter[str] = field(default_factory=Counter)
+    arrivals: dict[str, float] = field(default_factory=dict)
     _attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @contextmanager
@@ -65,14 +67,14 @@ class Stats:
         self.peak = self.in_flight
         for counts in (self.by_prompt, self.by_model, self._attempts):
             counts.clear()
+        self.arrivals.clear()
 
-    def snapshot(self) -> JsonObject:
-        """Return the body of ``GET /stats``."""
-        return {
+    def snapshot(self, *, detail: bool = True) -> JsonObject:
+        """Return the body of ``GET /stats``; without detail the totals alone, which are cheap to ask for often."""
+        totals: JsonObject = {
             "calls": self.calls,
             "in_flight": self.in_flight,
             "peak": self.peak,
             "aborted": self.aborted,
-            "by_prompt": self.by_prompt,
-            "by_model": self.by_model,
         }
+        return totals | {"by_prompt": self.by_prompt, "by_model": self.by_model} if detail else totals

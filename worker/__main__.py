@@ -22,7 +22,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from jobs import logs, open_files
 from jobs.queues import celery_queue
 from jobs.redis_clients import listener_client
-from worker import deliveries, pulse, shutdown
+from worker import pulse, shutdown
 from worker.alone_runs import Alone
 from worker.calls import Calls
 from worker.celery_app import app, settings
@@ -31,7 +31,7 @@ from worker.tasks import register
 from worker.webhooks.wiring import make_deliverer
 from worker.wiring import make_store, wire
 
-_log = structlog.stdlib.get_logger("promptq.worker")
+_log = structlog.get_logger("promptq.worker")
 
 
 def main() -> int:
@@ -40,7 +40,6 @@ def main() -> int:
     calls, alone, metrics = Calls(), Alone(), WorkerMetrics()
     logs.configure(settings.log_level, settings.log_format, trace_ids=settings.tracing)
     open_files.raise_limit()
-    deliveries.install()
 
     @setup_logging.connect(weak=False)
     def keep_our_logging(**_: Any) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from worker.runner import Ran
 
-_log = structlog.stdlib.get_logger("promptq.worker")
+_log = structlog.get_logger("promptq.worker")
 
 
 class Alone:

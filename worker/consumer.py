@@ -1,21 +1,65 @@
-"""A Celery consumer that takes the next message at once when a slot of a full worker is freed.
+"""A Celery consumer for gevent: freed slots are refilled at once, and events and commands cost little.
 
 Under gevent, Celery's own loop waits up to two seconds in ``drain_events`` once the worker is full: no BRPOP is
 outstanding then, so nothing wakes it when a task ends (celery 5.7, ``celery/worker/loops.py``, ``synloop``). Here the
 loop waits for an acknowledgement instead. docs/celery-refill.md has the details for a report upstream.
+
+Celery gathers task events and sends them together where it has an event loop of its own; gevent "should actually
+buffer" too, says a comment in ``celery/worker/consumer/events.py``. Here it does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import gevent
+from celery import bootsteps
 from celery.worker import loops, state
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.events import Events
 from gevent.event import Event
+
+#: How long (seconds) an event may wait for others to go with it.
+_GATHER = 0.5
+
+
+class GatheredEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Makes the dispatcher that Celery has just started keep task events until some can be sent together."""
+
+    requires = (Events,)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._flushing = False
+
+    def start(self, consumer: Any) -> None:
+        """Begin to gather; again after each new connection, which has a dispatcher of its own."""
+        dispatcher = consumer.event_dispatcher
+        dispatcher.buffer_group = frozenset({"task"})
+        dispatcher.on_send_buffered = lambda: self._flush_soon(dispatcher)
+
+    def stop(self, consumer: Any) -> None:
+        """Send what is left."""
+        if consumer.event_dispatcher:
+            consumer.event_dispatcher.flush()
+
+    def _flush_soon(self, dispatcher: Any) -> None:
+        if not self._flushing:
+            self._flushing = True
+            gevent.spawn_later(_GATHER, self._flush, dispatcher)
+
+    def _flush(self, dispatcher: Any) -> None:
+        self._flushing = False
+        dispatcher.flush()
 
 
 class RefillingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
     """Celery's consumer with an event loop that refills freed slots at once; set as ``worker_consumer``."""
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's own steps, and ours."""
+
+        default_steps = (*Consumer.Blueprint.default_steps, GatheredEvents)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -15,7 +15,7 @@ from jobs.store import JobStore
 from jobs.subscription import listen
 from worker.calls import AbortReason, Calls
 
-_log = structlog.stdlib.get_logger("promptq.worker")
+_log = structlog.get_logger("promptq.worker")
 
 
 class Heartbeat:

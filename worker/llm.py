@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import urllib.request
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -22,6 +23,7 @@ from jobs.errors import (
 )
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.settings import Settings
+from worker.transport import StackedTransport
 
 #: Each exception class of the SDK and what it is to us; a class not named here is what its nearest base is. A test
 #: enumerates the installed SDK's classes and fails if one is not covered.
@@ -87,15 +89,19 @@ class LLMClient:
         self._client = client
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> LLMClient:
-        """A client with a connection per slot. Raises ``ValueError`` where neither a key nor an address is set."""
+    def from_settings(cls, settings: Settings, watch: Callable[[httpx2.Client], None] | None = None) -> LLMClient:
+        """A client with a connection per slot. Raises ``ValueError`` where neither a key nor an address is set.
+
+        ``watch`` gets the HTTP client that it is made with.
+        """
         if settings.openai_api_key is None and settings.openai_base_url is None:
             raise ValueError("set OPENAI_API_KEY, or OPENAI_BASE_URL for an LLM of your own")
         # Many self-hosted LLMs want no key, but the SDK does.
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
         timeout = httpx2.Timeout(settings.call_timeout, connect=settings.connect_timeout)
-        limits = httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        http_client = openai.DefaultHttpxClient(limits=limits, timeout=timeout)
+        http_client = _http_client(settings.concurrency, timeout)
+        if watch is not None:
+            watch(http_client)
         return cls(
             openai.OpenAI(
                 api_key=key,
@@ -119,6 +125,16 @@ class LLMClient:
         except openai.OpenAIError as error:
             _raise_ours(error)
         return _read(endpoint, response)
+
+
+def _http_client(connections: int, timeout: httpx2.Timeout) -> httpx2.Client:
+    """The SDK's own client, but for the connections below it."""
+    if any(urllib.request.getproxies().get(scheme) for scheme in ("http", "https", "all")):
+        # Through a proxy its own pool must go; it knows how, and costs more.
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        return openai.DefaultHttpxClient(limits=limits, timeout=timeout)
+    transport = StackedTransport(connections=connections, verify=httpx2.create_ssl_context())
+    return openai.DefaultHttpxClient(transport=transport, timeout=timeout)
 
 
 def error_class(error: type[Exception]) -> type[LLMError]:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 #: How long a result is held while Redis is away. It was paid for, so this is long.
 _PATIENCE: Final = 3600.0
 
-_log = structlog.stdlib.get_logger("promptq.worker")
+_log = structlog.get_logger("promptq.worker")
 
 
 class LLM(Protocol):
@@ -124,8 +124,7 @@ class Runner:
                 failure = {"code": PromptQError.code, "message": "The worker had an error while it ran the job."}
                 return self._end(claim, Outcome(JobStatus.FAILED, error=failure), attempts, attempt, started)
             outcome = Outcome(answer.status, answer.body, answer.usage, _error_of(answer))
-            _log.info("job.answered", attempt=attempt, upstream_request_id=answer.request_id)
-            return self._end(claim, outcome, attempts, attempt, started)
+            return self._end(claim, outcome, attempts, attempt, started, answer.request_id)
 
     def _call(self, claim: Claim, attempt: int, limit: float) -> Answer:
         """Make one LLM call of at most ``limit`` seconds, and count it. Raises as ``Calls.run`` does."""
@@ -182,7 +181,15 @@ class Runner:
         _log.info("job.aborted", attempt=attempt)
         return Ran("aborted")
 
-    def _end(self, claim: Claim, outcome: Outcome, attempts: list[dict[str, Any]], attempt: int, started: float) -> Ran:
+    def _end(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        attempts: list[dict[str, Any]],
+        attempt: int,
+        started: float,
+        request_id: str | None = None,
+    ) -> Ran:
         verdict = self._patiently(lambda: self.store.complete(claim, outcome, attempts=attempts))
         log = _log.info if verdict == "done" else _log.warning
         log(
@@ -193,6 +200,7 @@ class Runner:
             total_seconds=round(self.clock() - claim.job.created_at, 3),
             verdict=verdict,
             code=outcome.error["code"] if outcome.error else None,
+            upstream_request_id=request_id,
         )
         if verdict != "done":
             self.metrics.discarded(verdict)

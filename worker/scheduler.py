@@ -35,9 +35,7 @@ from jobs.upkeep import Upkeep
 from worker import pulse
 from worker.metrics import OK, SchedulerMetrics, serve_or_exit
 
-#: Seconds after which a delivery that was not acknowledged is forgotten: its job is long in other hands.
-_SWEEP_AFTER = 600.0
-_log = structlog.stdlib.get_logger("promptq.scheduler")
+_log = structlog.get_logger("promptq.scheduler")
 
 
 @dataclass(slots=True)
@@ -80,7 +78,6 @@ class Scheduler:
             "compacted": lambda: sum(self.upkeep.compact(queue) for queue in QUEUES),
             "repaired": lambda: sum(self._repair(queue, now) for queue in QUEUES),
             "purged": self.upkeep.purge_expired,
-            "swept": lambda: self.upkeep.sweep_deliveries(max(_SWEEP_AFTER, 10 * self.lease_seconds)),
         }
         counts = {name: self._do(name, step) for name, step in steps.items()}
         # If this took long, Redis may have been away while we waited for it: the next tick will tell.

@@ -14,7 +14,7 @@ from worker.calls import AbortReason, Calls
 
 #: Celery needs up to two seconds to stop; while Redis is away its reconnecting never looks whether it should.
 _CELERY_NEEDS: Final = 4.0
-_log = structlog.stdlib.get_logger("promptq.worker")
+_log = structlog.get_logger("promptq.worker")
 
 
 def begin(grace_seconds: float, calls: Calls, also: Sequence[Sized] = ()) -> None:

@@ -11,7 +11,7 @@ from jobs.model import JobStatus
 from jobs.queues import RUN_JOB
 from worker.runner import Runner
 
-_log = structlog.stdlib.get_logger("promptq.worker")
+_log = structlog.get_logger("promptq.worker")
 
 
 class JobFailed(Exception):

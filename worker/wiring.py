@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import gevent
+import httpx2
 from celery import Celery
 
 from jobs.broker import MessageMaker
@@ -19,6 +21,8 @@ from worker.llm import LLMClient
 from worker.metrics import WorkerMetrics
 from worker.retries import RetryPolicy
 from worker.runner import Ran, Runner
+
+_INSTRUMENTATIONS = ("opentelemetry.instrumentation.celery", "opentelemetry.instrumentation.httpx")
 
 
 def make_store(app: Celery, settings: Settings) -> JobStore:
@@ -39,9 +43,14 @@ def wire(
     ``alone`` runs a job in a process of its own; None where this is that process. Raises ``ValueError`` where no LLM is
     configured, or traces are asked for and OpenTelemetry is not installed.
     """
+    tracing = start_tracing(settings, "worker", needs=_INSTRUMENTATIONS)
+    if tracing.provider is not None:
+        from opentelemetry.instrumentation.celery import CeleryInstrumentor  # an extra
+
+        CeleryInstrumentor().instrument(tracer_provider=tracing.provider)  # type: ignore[no-untyped-call]
     runner = Runner(
         store=store,
-        llm=LLMClient.from_settings(settings),
+        llm=LLMClient.from_settings(settings, functools.partial(_trace_requests, tracing)),
         calls=calls,
         retries=RetryPolicy.from_settings(settings),
         worker=settings.worker_name,
@@ -49,19 +58,14 @@ def wire(
         call_timeout=settings.call_timeout,
         alone=alone,
         metrics=metrics,
-        tracing=_start_tracing(settings),
+        tracing=tracing,
     )
     heartbeat = Heartbeat(store, calls, lease_seconds=settings.lease_seconds)
     return runner, [gevent.spawn(heartbeat.run), gevent.spawn(listen_for_aborts, listener_client(settings), calls)]
 
 
-def _start_tracing(settings: Settings) -> Tracing:
-    tracing = start_tracing(settings, "worker")
+def _trace_requests(tracing: Tracing, client: httpx2.Client) -> None:
     if tracing.provider is not None:
-        # An extra. The LLM's client is all that uses httpx2 here.
-        from opentelemetry.instrumentation.celery import CeleryInstrumentor
-        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
+        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor  # an extra
 
-        CeleryInstrumentor().instrument(tracer_provider=tracing.provider)  # type: ignore[no-untyped-call]
-        HTTPX2ClientInstrumentor().instrument(tracer_provider=tracing.provider)
-    return tracing
+        HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=tracing.provider)  # type: ignore[arg-type]

@@ -18,13 +18,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from kombu.transport.virtual import QoS
 
 from jobs.model import Claim
 from jobs.outbox import Outbox
 from jobs.store import JobStore
 from tests.faults.poison import MARKER
 from worker import alone_runs
-from worker.deliveries import PatientQoS
 from worker.llm import LLMClient
 
 
@@ -85,7 +85,7 @@ def install(point: str) -> None:
     """Set the trap."""
     match point:
         case "taken":
-            PatientQoS.append = die  # type: ignore[method-assign]
+            QoS.append = die
         case "before_claim":
             JobStore.claim = die  # type: ignore[method-assign]
         case "after_claim":

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
+
 import httpx2
+import redis
 
 from tests.integration.driving import chat, ended, submit, unique
 from tests.manifests.rendering import PRODUCTION, container, rendered
@@ -40,3 +45,23 @@ def test_flower_shows_tasks_by_job_id(client: httpx2.Client, stack: Stack) -> No
         for path in ("/tasks", "/workers"):
             assert marker not in flower.get(path).raise_for_status().text
         assert "worker-1@" in flower.get("/workers").text
+
+
+def test_events_go_out_many_in_a_message(client: httpx2.Client, stack: Stack) -> None:
+    """All events of each task are published, within a second or so, and in far fewer messages than there are events."""
+    with redis.Redis.from_url(stack.redis) as store, store.pubsub(ignore_subscribe_messages=True) as channels:
+        channels.psubscribe("*celeryev/task*")
+        channels.get_message(timeout=5)
+        ids = {submit(client, prompt=unique(), model="sim")["id"] for _ in range(40)}
+        seen: set[tuple[str, str]] = set()
+        messages = 0
+        wanted = {(job_id, f"task-{what}") for job_id in ids for what in ("received", "started", "succeeded")}
+        deadline = time.monotonic() + 30
+        while not wanted <= seen:
+            assert time.monotonic() < deadline, wanted - seen
+            message = channels.get_message(timeout=1)
+            if message is not None:
+                messages += 1
+                events = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+                seen |= {(one["uuid"], one["type"]) for one in (events if isinstance(events, list) else [events])}
+    assert messages < len(wanted) / 2

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -17,6 +23,7 @@ from tests import processes
 from tests.integration.driving import ended, submit, unique
 from tests.processes import Stack, eventually, free_port
 
+KEY = "a-key-of-ann-that-nobody-guesses"
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 
 
@@ -87,7 +94,7 @@ class Collector:
 
         def trace() -> list[Span]:
             found = self.spans()
-            made = [one for one in found if one.kind == PRODUCER and one.attributes["messaging.message.id"] == job_id]
+            made = [one for one in found if one.attributes.get("messaging.message.id") == job_id]
             return [one for one in found if made and one.trace == made[0].trace]
 
         def whole(found: list[Span]) -> bool:
@@ -114,6 +121,7 @@ def collector() -> Iterator[Collector]:
 def stack(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that sends its traces there."""
     settings = {
+        "PROMPTQ_API_KEYS": f"ann:{KEY}",
         "PROMPTQ_TRACING": "true",
         "PROMPTQ_LOG_FORMAT": "json",
         "PROMPTQ_REDIS_URL": "",
@@ -174,9 +182,12 @@ def test_a_retry_that_the_scheduler_sends_stays_in_the_trace(stack: Stack, colle
     assert (first.status, second.status) == (2, 0)
     assert first.links == ()
     (linked,) = second.links
-    other = [one for one in collector.spans() if one.trace == linked]
-    assert [one.name for one in other] in ([], ["run/promptq.run_job"])
     assert linked != second.trace
+
+    def other() -> list[str]:
+        return [one.name for one in collector.spans() if one.trace == linked]
+
+    assert eventually(other, within=30) == ["run/promptq.run_job"]
 
 
 def test_a_job_that_is_submitted_again_has_a_trace_of_its_own(stack: Stack, collector: Collector) -> None:
@@ -205,21 +216,46 @@ def test_no_span_holds_a_prompt_an_answer_or_a_key(stack: Stack, collector: Coll
         for word, model in zip(said, ("sim-echo", "sim-400", "sim-flaky-1"), strict=True):
             job = ended(client, submit(client, prompt=word, model=model)["id"])
             collector.of_job(job["id"], calls=2 if model == "sim-flaky-1" else 1)
-        client.post("/v1/jobs", content=f'{{"prompt": "{said[0]}", "model": 3}}')
+        refused = client.post("/v1/jobs", json={"prompt": said[0], "model": 3, "metadata": {"note": said[1]}})
+        assert refused.status_code == 400
+
+    def codes() -> set[int]:
+        return {one.attributes.get("http.status_code", 0) for one in collector.spans()}
+
+    eventually(codes, lambda found: 400 in found, within=30)
     everything = b"".join(collector.bodies)
-    for secret in (*said, stack.api_key):
+    for secret in (*said, KEY):
         assert secret.encode() not in everything
 
 
-def test_a_collector_that_is_away_holds_up_nothing(tmp_path: Path) -> None:
-    """Jobs run, and the stack stops as it always does."""
-    settings = {
-        "PROMPTQ_TRACING": "true",
-        "PROMPTQ_REDIS_URL": "",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
-    }
-    with processes.stack(tmp_path, "--no-flower", **settings) as running:
-        with running.client() as client:
-            assert ended(client, submit(client, prompt=unique(), model="sim")["id"])["status"] == "completed"
-        assert processes.end(running.up, within=30) == 0
+def test_a_caller_without_a_key_is_traced_as_all_others(stack: Stack, collector: Collector) -> None:
+    """What is refused has a span with its status, and the instrumentation finds nothing amiss."""
+    with stack.client(headers={"Authorization": "Bearer wrong"}) as client:
+        assert client.get("/v1/jobs").status_code == 401
+
+    def codes() -> set[int]:
+        return {one.attributes.get("http.status_code", 0) for one in collector.spans()}
+
+    eventually(codes, lambda found: 401 in found, within=30)
+    assert "OpenTelemetry span missing" not in stack.logs()
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never answers"])
+def test_a_collector_that_is_away_holds_up_nothing(tmp_path: Path, listens: bool) -> None:
+    """Jobs run, and each process ends as soon as without traces, but for two seconds for its last spans."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) if listens else contextlib.nullcontext() as silent:
+        port = silent.getsockname()[1] if silent else free_port()
+        settings = {
+            "PROMPTQ_TRACING": "true",
+            "PROMPTQ_REDIS_URL": "",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        with processes.stack(tmp_path, "--no-flower", **settings) as running:
+            with running.client() as client:
+                assert ended(client, submit(client, prompt=unique(), model="sim")["id"])["status"] == "completed"
+            for name in ("worker-1", "api"):
+                pid, began = running.processes[name], time.monotonic()
+                os.kill(pid, signal.SIGTERM)
+                eventually(lambda pid=pid: not psutil.pid_exists(pid), within=30)  # type: ignore[misc]
+                assert time.monotonic() - began < 9, name

@@ -67,7 +67,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     logs.configure("info", "json")
-    log = structlog.stdlib.get_logger("promptq.worker")
+    log = structlog.get_logger("promptq.worker")
     with structlog.contextvars.bound_contextvars(job_id="job_1", owner="team"):
         log.info("job.attempt_started", attempt=1, queued_seconds=0.25)
         log.warning("job.attempt_failed", attempt=1, code="llm_timeout", retry_in=None, in_slot=True)

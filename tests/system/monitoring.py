@@ -174,10 +174,11 @@ def test_what_the_dashboard_and_the_rules_name_is_there_and_moves(stack: Stack, 
 
 
 def test_a_healthy_stack_alerts_nobody(prometheus: httpx2.Client, stack: Stack) -> None:
-    """The rules are loaded, evaluate without error, and nothing critical fires."""
+    """The rules are loaded, evaluate without error, and nothing critical is wrong."""
     groups = prometheus.get("/rules").raise_for_status().json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == 14
     assert {rule["health"] for rule in rules} == {"ok"}
-    firing = query(prometheus, 'ALERTS{alertstate="firing",severity="critical"}')
-    assert [one["metric"]["alertname"] for one in firing] == []
+    # Neither firing nor about to: they wait for minutes before they fire.
+    critical = query(prometheus, 'ALERTS{severity="critical"}')
+    assert [one["metric"]["alertname"] for one in critical] == []

@@ -226,7 +226,7 @@ def test_a_part_that_dies_is_reported_and_the_others_go_on(up: Callable[..., Up]
     stack = up("--no-flower", "--verbose")
     content, pids = stack.ready(), stack.pids()
     assert content["flower"] is None
-    assert "worker-1 | worker worker-1 consumes" in stack.printed, "--verbose shows what the parts print"
+    until(lambda: "worker-1 | worker worker-1 consumes" in stack.printed, "what the parts print (--verbose)")
     os.kill(pids.pop("worker-1"), signal.SIGKILL)
     until(lambda: "worker-1 was killed by SIGKILL" in stack.printed, "report")
     assert "worker worker-1 consumes" in stack.printed.partition("was killed by")[2], "the end of its log"

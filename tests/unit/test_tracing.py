@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from jobs import tracing
 from jobs.model import CHAT_COMPLETIONS, Job, JobStatus
@@ -23,7 +24,7 @@ def test_by_default_nothing_is_traced_or_loaded() -> None:
     SDK by itself, where it is installed.)"""
     program = (
         "import sys; from api.app import create_app; import worker.wiring; from jobs import tracing; "
-        "from jobs.settings import Settings; off = tracing.start(Settings(), 'api'); create_app(); "
+        "from jobs.settings import Settings; off = tracing.start(Settings(), 'api', needs=['x']); create_app(); "
         "assert off.provider is None and off.traceparent() is None; "
         "sys.exit(any(name.startswith(('opentelemetry.exp', 'opentelemetry.ins')) for name in sys.modules))"
     )
@@ -34,8 +35,9 @@ def test_by_default_nothing_is_traced_or_loaded() -> None:
 def test_without_a_provider_the_work_is_done_all_the_same() -> None:
     """The contexts do nothing, and let errors pass."""
     off = Tracing()
-    with off.enqueue("job_1", "bulk") as trace:
-        assert trace is None
+    with off.enqueue("bulk") as enqueueing:
+        assert enqueueing.traceparent is None
+        enqueueing.found("job_1")
     with off.llm_call(JOB, 1) as span:
         span.failed("llm_timeout")
         span.used({"prompt_tokens": 1})
@@ -43,11 +45,14 @@ def test_without_a_provider_the_work_is_done_all_the_same() -> None:
         raise LookupError
 
 
-def test_opentelemetry_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "module", ["opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.instrumentation.celery"]
+)
+def test_opentelemetry_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Whoever asks for traces without the extra is told how to get it."""
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=r"PROMPTQ_TRACING.*promptq\[tracing\]"):
-        tracing.start(Settings(tracing=True), "worker")
+        tracing.start(Settings(tracing=True), "worker", needs=["opentelemetry.instrumentation.celery"])
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,8 @@ def test_opentelemetry_that_is_not_installed_is_named(monkeypatch: pytest.Monkey
         ({"input_tokens": 3, "output_tokens": 5}, (3, 5)),
         ({"prompt_tokens": 3, "completion_tokens": 5}, (3, 5)),
         ({"prompt_tokens": 3}, (3, None)),
-        ({"prompt_tokens": "many"}, (None, None)),
+        ({"prompt_tokens": "many", "completion_tokens": True}, (None, None)),
+        ({"prompt_tokens": 2**63, "completion_tokens": 2**63 - 1}, (None, 2**63 - 1)),
         (None, (None, None)),
     ],
 )
@@ -73,3 +79,14 @@ def test_tokens_are_told_where_the_llm_told_them(
     attributes = told.attributes or {}
     assert (attributes.get("gen_ai.usage.input_tokens"), attributes.get("gen_ai.usage.output_tokens")) == expected
     assert (told.name, attributes["promptq.attempt"]) == ("chat sim?", 2)
+
+
+def test_a_job_that_could_not_be_enqueued_is_an_error_without_a_message() -> None:
+    """The span says that it failed, and nothing of what the exception says."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with pytest.raises(LookupError), Tracing(provider).enqueue("bulk"):
+        raise LookupError("the prompt")
+    (told,) = exporter.get_finished_spans()
+    assert told.status.status_code is StatusCode.ERROR
+    assert "the prompt" not in told.to_json()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import redis
 from redis.exceptions import ResponseError
@@ -51,16 +49,6 @@ def test_a_list_of_stale_messages_is_compacted(store: JobStore, redis_client: re
     messages = redis_client.lrange(queues.celery_queue("default"), 0, -1)
     assert [last.encode() in messages[0], first.encode() in messages[1], len(messages)] == [True, True, 2]
     assert store.upkeep.compact("default") == 0
-
-
-def test_deliveries_of_dead_workers_are_forgotten(store: JobStore, redis_client: redis.Redis) -> None:
-    """What was never acknowledged leaves kombu's books after a while; what is young stays."""
-    now = time.time()
-    redis_client.zadd(queues.UNACKED_INDEX, {"old": now - 700, "young": now - 10})
-    redis_client.hset(queues.UNACKED, mapping={"old": "m", "young": "m"})
-    assert store.upkeep.sweep_deliveries(600) == 1
-    assert redis_client.hkeys(queues.UNACKED) == [b"young"]
-    assert redis_client.zrange(queues.UNACKED_INDEX, 0, -1) == [b"young"]
 
 
 def test_a_broken_record_holds_nobody_up(store: JobStore, redis_client: redis.Redis) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import ssl
 import threading
@@ -12,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from jobs.webhook_urls import Allowed, parse
+from tests.certificates import self_signed
 from worker.webhooks.resolver import Resolver
 from worker.webhooks.sender import Answer, Sender
 
@@ -61,26 +57,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A running receiver; ``tmp_path / 'own.pem'`` is its certificate, which signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (tmp_path / "own.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + secret)
+    self_signed(tmp_path / "own.pem", NAME)
     receiver = Server(tmp_path / "own.pem")
     thread = threading.Thread(target=receiver.serve_forever, daemon=True)
     thread.start()

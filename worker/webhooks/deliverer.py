@@ -33,7 +33,7 @@ _LOOK: Final = 1.0
 _KEPT_TRIES: Final = 30
 #: How long a lease lasts beyond the longest try, to write down how it went.
 LEASE_MARGIN: Final = 15.0
-_log = structlog.stdlib.get_logger("promptq.webhooks")
+_log = structlog.get_logger("promptq.webhooks")
 
 
 class Post(Protocol):
