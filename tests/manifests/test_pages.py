@@ -31,13 +31,20 @@ class Block:
     given: Mapping[str, Any]
     #: The one that it is a part of: the last whole one before it, or one of the production overlay alone.
     whole: Mapping[str, Any]
+    #: What stands before it, under the same heading.
+    section: str
 
     @property
     def complete(self) -> dict[str, Any]:
-        """With what it leaves unsaid."""
-        left = {key: self.whole[key] for key in ("resources", "components") if key in self.whole}
-        named = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-        return {**named, **left, **self.given}
+        """With what it leaves unsaid: the components of the whole one, and those that the text before it names."""
+        named = [f"../../components/{name}" for name in re.findall(r"`k8s/components/([\w-]+)`", self.section)]
+        left = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": self.whole["resources"],
+            "components": list(dict.fromkeys([*self.whole.get("components", []), *named])),
+        }
+        return {**({} if "kind" in self.given else left), **self.given}
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -53,7 +60,8 @@ def blocks() -> Iterator[Block]:
             if len(documents) != 1 or not documents[0].keys() <= KEYS:
                 assert "kustomize" not in found[1], found[1]
                 continue
-            yield Block(page, text.count("\n", 0, found.start()) + 1, documents[0], whole)
+            section = re.split(r"^#+ ", text[: found.start()], flags=re.MULTILINE)[-1]
+            yield Block(page, text.count("\n", 0, found.start()) + 1, documents[0], whole, section)
             if "kind" in documents[0]:
                 whole = documents[0]
 
