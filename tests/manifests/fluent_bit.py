@@ -8,8 +8,8 @@ was), ``plugins/filter_modify/modify.c`` (the rules, and the condition under whi
 
 That 1.8.15, built by hand with Oniguruma and with the fix of
 fluent/fluent-bit#6243, gave the same documents for lines, texts and parts as this does, and the same ids when it read
-them again; but for an empty line, which it does not take for one of CRI, while 4.2 keeps empty fields. That was before JSON
-was told apart by container, which is by the source alone.
+them again; but for an empty line, which it does not take for one of CRI, while 4.2 keeps empty fields. That was before
+JSON was told apart by container: this is by the source alone.
 """
 
 from __future__ import annotations

@@ -48,7 +48,14 @@ def annotations() -> dict[str, str]:
     return service()["spec"]["template"]["metadata"]["annotations"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("folder", "without"), [(FOLDER, PRODUCTION), (SENTINEL, "k8s/tests/production-sentinel")])
+@pytest.mark.parametrize(
+    ("folder", "without"),
+    [
+        (FOLDER, PRODUCTION),
+        (SENTINEL, "k8s/tests/production-sentinel"),
+        ("k8s/tests/production-knative-tracing", "k8s/tests/production-tracing"),
+    ],
+)
 def test_the_pod_is_the_deployments(folder: str, without: str) -> None:
     """Field by field, with what other components make of it; a field that is new there must be here, too, or be one
     that is named above."""

@@ -170,6 +170,22 @@ def test_pods_read_the_settings_that_were_changed(block: Block, tree: Path) -> N
                     assert (workload["metadata"]["namespace"], name) in names
 
 
+def test_the_pages_say_what_does_not_go_together(tree: Path) -> None:
+    """The page of Knative's component rules out those that lead to the API in another way, or double it: with Istio's
+    it does not even render."""
+    (said,) = re.findall(r"^Not with .*?:", (ROOT / "docs/deploy/knative.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert re.findall(r"`components/(\w+)`", said) == ["gateway", "ingress", "istio"]
+    folder = tree / "k8s/overlays/both"
+    folder.mkdir()
+    components = [f"../../components/{name}" for name in ("istio", "knative")]
+    both = {"resources": ["../production"], "components": components}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(both))
+    ran = subprocess.run(
+        [TOOLS / "kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "multiple matches" in ran.stderr
+
+
 def test_only_what_names_its_images_is_applied_as_it_is() -> None:
     """`kubectl apply -k` of an overlay without images of one's own takes promptq/api from a public registry, where
     anybody may have put it: everywhere else the pages say `make deploy`. The dev overlay pulls nothing."""

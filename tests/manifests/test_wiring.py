@@ -393,7 +393,7 @@ def test_a_deployment_of_an_overlay_that_is_none_is_refused(given: str) -> None:
     ],
 )
 def test_no_image_of_ours_is_pulled_from_a_public_registry(folder: str, registry: str, refused: set[str]) -> None:
-    """promptq/api is nobody's there, or anybody's: what is left of such a name is refused, unless nodes pull nothing."""
+    """promptq/api may be anybody's there: what is left of such a name is refused, unless nodes pull nothing."""
     ran = dry_run(OVERLAY=folder, REGISTRY=registry)
     assert ran.returncode == (2 if refused else 0), ran.stderr
     for name in refused:
