@@ -3,11 +3,13 @@
 Neither Debian nor PyPI has the program, and npm only the source of 1.8.15, without a library that it needs. So what it
 does by itself, and not by the configuration, is written here from its source: ``src/multiline/flb_ml_parser_cri.c``
 (the pattern of a CRI line, and how parts are joined), ``plugins/filter_parser`` (what does not parse goes on as it
-was), ``plugins/out_es/es.c`` (the index, the time and the id).
+was), ``plugins/filter_modify/modify.c`` (the rules, and the condition under which they hold), ``plugins/out_es/es.c``
+(the index, the time and the id).
 
 That 1.8.15, built by hand with Oniguruma and with the fix of
 fluent/fluent-bit#6243, gave the same documents for lines, texts and parts as this does, and the same ids when it read
-them again; but for an empty line, which it does not take for one of CRI, while 4.2 keeps empty fields.
+them again; but for an empty line, which it does not take for one of CRI, while 4.2 keeps empty fields. That was before
+JSON was told apart by container: this is by the source alone.
 """
 
 from __future__ import annotations
@@ -46,6 +48,20 @@ def moment(text: str, time_format: str) -> str:
     whole, fraction, zone = found.groups()
     at = datetime.strptime(whole + zone, before + "%z").astimezone(UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{fraction:<09}Z"
+
+
+def several(given: str | list[str] | None) -> list[str]:
+    """The values of an option that may be there never, once, or more than once."""
+    return given if isinstance(given, list) else [given] if given else []
+
+
+def _holds(condition: str | None, record: Record) -> bool:
+    """Whether a filter's rules are applied: its expression is searched for, not matched whole."""
+    if condition is None:
+        return True
+    kind, name, regex = condition.split()
+    assert kind == "Key_value_matches"
+    return name in record and pattern(regex).search(record[name]) is not None
 
 
 @dataclass(frozen=True)
@@ -110,13 +126,14 @@ class FluentBit:
         for one in self.config["pipeline"]["filters"]:
             if one["name"] == "parser":
                 record, at = self._parsed(one, record, at)
-            else:
-                old, new = one["rename"].split()
-                if old in record and new not in record:
-                    record[new] = record.pop(old)
-                record.pop(one["remove"], None)
-                key, value = one["add"].split()
-                record.setdefault(key, value)
+            elif _holds(one.get("condition"), record):
+                for old, new in map(str.split, several(one.get("rename"))):
+                    if old in record and new not in record:
+                        record[new] = record.pop(old)
+                for name in several(one.get("remove")):
+                    record.pop(name, None)
+                for name, value in map(str.split, several(one.get("add"))):
+                    record.setdefault(name, value)
         return record, at
 
     def _parsed(self, one: Mapping[str, Any], record: Record, at: str) -> tuple[Record, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.settings import Settings
-from tests.manifests.rendering import rendered
+from tests.manifests.rendering import ROOT, rendered
 
 GATEWAY, INGRESS = "k8s/tests/production-gateway", "k8s/tests/production-ingress"
 MAX_WAIT = Settings().max_wait
@@ -41,7 +41,9 @@ def test_the_gateway_leads_to_the_api_by_https() -> None:
     assert backend["port"] in ports
     assert seconds(rule["timeouts"]["request"]) > MAX_WAIT
     assert seconds(rule["timeouts"]["backendRequest"]) > MAX_WAIT
+    # Istio repeats what a route says nothing about: who reads the file is told.
     assert "retry" not in rule
+    assert "istio" in (ROOT / "k8s/components/gateway/httproute.yaml").read_text()
     assert routes["api-redirect"]["parentRefs"][0]["sectionName"] == "http"
     (redirect,) = routes["api-redirect"]["rules"]
     assert "backendRefs" not in redirect

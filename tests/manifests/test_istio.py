@@ -264,9 +264,10 @@ def test_the_new_release_differs_in_nothing_else() -> None:
 
 def test_both_releases_are_scraped() -> None:
     """Prometheus's operator finds the second by its own label, so that the two are told apart."""
-    (monitor,) = rendered("k8s/tests/monitoring").of("PodMonitor")
+    found = rendered("k8s/tests/production-istio-monitoring-tracing")
+    (monitor,) = found.of("PodMonitor")
     for name in ("api", "api-next"):
-        assert matches(monitor["spec"]["selector"], labels(rendered(ISTIO).get("Deployment", name)))
+        assert matches(monitor["spec"]["selector"], labels(found.get("Deployment", name)))
 
 
 def renamed(value: Any) -> Any:

@@ -48,7 +48,14 @@ def annotations() -> dict[str, str]:
     return service()["spec"]["template"]["metadata"]["annotations"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("folder", "without"), [(FOLDER, PRODUCTION), (SENTINEL, "k8s/tests/production-sentinel")])
+@pytest.mark.parametrize(
+    ("folder", "without"),
+    [
+        (FOLDER, PRODUCTION),
+        (SENTINEL, "k8s/tests/production-sentinel"),
+        ("k8s/tests/production-knative-tracing", "k8s/tests/production-tracing"),
+    ],
+)
 def test_the_pod_is_the_deployments(folder: str, without: str) -> None:
     """Field by field, with what other components make of it; a field that is new there must be here, too, or be one
     that is named above."""
@@ -206,18 +213,36 @@ case "$*" in
   *"get revisions.serving.knative.dev"*) printf '%s\\n' {revisions} ;;
   *"get deployment/api"*) echo {left} ;;
   *"get service.serving.knative.dev/api"*) echo service.serving.knative.dev/api ;;
-  *"get deployment "*"!serving.knative.dev/revision"*) echo deployment.apps/worker ;;
+  *"get deployment "*"component=api-next"*) echo {api_next} ;;
+  *"get deployment "*"promptq-track=canary"*) echo {canary} ;;
+  *"get deployment "*"!serving.knative.dev/revision"*) printf '%s\\n' {deployments} ;;
   *"get deployment "*) echo deployment.apps/worker; echo deployment.apps/api-00002-deployment ;;
   *"get statefulset "*) echo statefulset.apps/redis ;;
+  *"rollout history "*) printf '%s\\n' "$5" "REVISION  CHANGE-CAUSE"
+    case " {alone} " in *" $5 "*) ;; *) echo "1         <none>" ;; esac
+    echo "2         <none>" ;;
+  *"rollout undo "*)
+    case " {alone} " in *" $5 "*) echo "error: no rollout history found" >&2; exit 1 ;; esac ;;
 esac
 """
 HAS_KNATIVE = "echo services.serving.knative.dev; echo revisions.serving.knative.dev"
 
 
 def run(
-    script: str, folder: Path, *, knative: bool, revisions: str = "", left: str = "", **env: str
+    script: str,
+    folder: Path,
+    *,
+    knative: bool,
+    revisions: str = "",
+    left: str = "",
+    deployments: str = "worker",
+    alone: str = "",
+    api_next: str = "",
+    canary: str = "",
+    **env: str,
 ) -> tuple[int, str, list[str]]:
-    """Run a script of k8s/ with a stand-in for kubectl: its exit, what it complained of, and what kubectl was told."""
+    """Run a script of k8s/ with a stand-in for kubectl: its exit, what it complained of, and what kubectl was told. Of
+    the Deployments those that are alone have one revision."""
     log, stand_in = folder / "log", folder / "kubectl"
     log.write_text("")
     stand_in.write_text(
@@ -227,12 +252,20 @@ def run(
             knative=HAS_KNATIVE if knative else ":",
             revisions=" ".join(f"revision.serving.knative.dev/{name}" for name in revisions.split()) or "''",
             left=left,
+            deployments=_deployments(deployments),
+            alone=_deployments(alone),
+            api_next=_deployments(api_next),
+            canary=_deployments(canary),
         )
     )
     stand_in.chmod(0o755)
     outside = {"PATH": os.environ["PATH"], "KUBECTL": str(stand_in), "OPENAI_API_KEY": "none", **env}
     ran = subprocess.run([ROOT / script], env=outside, capture_output=True, text=True, timeout=60, check=False)
     return ran.returncode, ran.stderr, log.read_text().splitlines()
+
+
+def _deployments(names: str) -> str:
+    return " ".join(f"deployment.apps/{name}" for name in names.split())
 
 
 PUSHED = {"REGISTRY": "r.example/team", "PUSHED": "1"}

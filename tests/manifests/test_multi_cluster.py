@@ -30,7 +30,13 @@ def test_what_is_scaled_is_not_scaled_back() -> None:
     spec = SET["spec"]["template"]["spec"]
     assert {"group": "apps", "kind": "Deployment", "jsonPointers": ["/spec/replicas"]} in spec["ignoreDifferences"]
     assert "RespectIgnoreDifferences=true" in spec["syncPolicy"]["syncOptions"]
-    assert spec["syncPolicy"]["automated"]["prune"] is False
+    assert "defaultPrune" not in SET["spec"]["strategy"]["rollingSync"]
+
+
+def test_nothing_is_synced_but_wave_by_wave() -> None:
+    """Argo CD turns automated syncs off under RollingSync; where that is not enabled they would reach all at once."""
+    assert SET["spec"]["strategy"]["type"] == "RollingSync"
+    assert "automated" not in SET["spec"]["template"]["spec"]["syncPolicy"]
 
 
 def test_a_release_goes_through_one_cluster_first() -> None:

@@ -68,6 +68,21 @@ def test_nothing_is_shipped_that_was_not_verified() -> None:
     assert order == ["Verify", "Images", "Deploy", "Roll back"]
 
 
+def test_a_rollback_is_no_end_of_the_environment() -> None:
+    """GitLab rolls nothing back when somebody stops the environment, and production goes on after a rollback."""
+    jobs = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
+    for name in ("deploy", "rollback"):
+        assert jobs[name]["environment"] == {"name": "production"}
+
+
+def test_what_could_not_be_tested_is_a_failure() -> None:
+    """tests/system/run asks for CI, which GitHub and GitLab set, and Jenkins does not."""
+    assert '[ -z "${CI:-}" ] || exit 1' in (ROOT / "tests/system/run").read_text()
+    stages = re.split(r"(?=stage\(')", (ROOT / "Jenkinsfile").read_text())
+    (verify,) = [stage for stage in stages if "sh 'make test-system'" in stage]
+    assert re.search(r"^\s*environment \{[^}]*^\s*CI = 'true'$", verify, re.MULTILINE)
+
+
 def test_variables_are_those_that_the_scripts_read() -> None:
     """What the pipelines set is read by a script of k8s/, or by kubectl."""
     scripts = "".join(

@@ -202,13 +202,29 @@ def test_an_llm_in_the_cluster_is_reached_by_those_who_call_it() -> None:
 
 
 def test_the_collector_is_reached_by_those_who_trace() -> None:
-    """With the component, API and workers reach it at OTLP's port, are told where it is, and nobody else does."""
-    folder = "k8s/tests/production-tracing"
-    assert connections(folder) - EXPECTED == {("api", "collector", 4318), ("worker", "collector", 4318)}
-    for name in ("api", "worker"):
-        settings = rendered(folder).settings(rendered(folder).get("Deployment", name))
-        assert settings["PROMPTQ_TRACING"] == "true"
-        assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.observability:4318"
+    """With the component, API and workers reach it at OTLP's port, or in a tunnel of Istio's, are told where it is, and
+    nobody else does."""
+    without: set[tuple[str, str, int]]
+    for folder, without, tracing in (
+        ("k8s/tests/production-tracing", EXPECTED, {"api", "worker"}),
+        ("k8s/tests/production-knative-tracing", connections("k8s/tests/production-knative"), {"api", "worker"}),
+        (
+            "k8s/tests/production-istio-monitoring-tracing",
+            connections("k8s/tests/production-istio"),
+            {"api", "api-next", "worker"},
+        ),
+    ):
+        more = {(name, "collector", port) for name in tracing for port in (4318, 15008)}
+        assert connections(folder) - without == more
+        assert without <= connections(folder)
+        for name in tracing:
+            _is_told_where_to_trace(rendered(folder), name)
+
+
+def _is_told_where_to_trace(found: Rendered, name: str) -> None:
+    settings = found.settings(found.workload(name))
+    assert settings["PROMPTQ_TRACING"] == "true"
+    assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.observability:4318"
 
 
 def test_workers_of_their_own_have_the_same_rights() -> None:

@@ -361,13 +361,48 @@ def test_each_queue_has_its_workers() -> None:
     assert senders == webhooks
 
 
-@pytest.mark.parametrize("given", [{}, {"OVERLAY": "/tmp"}, {"OVERLAY": "nothing"}])
-def test_a_deployment_that_cannot_work_is_refused(given: dict[str, str]) -> None:
-    """Production without a registry, whose images anybody could have put elsewhere, and an overlay that is none."""
+def dry_run(**given: str) -> subprocess.CompletedProcess[str]:
+    """make deploy DRY_RUN=1."""
     outside = {"PATH": f"{TOOLS}:{os.environ['PATH']}", "DRY_RUN": "1", **given}
-    ran = subprocess.run([ROOT / "k8s/deploy"], env=outside, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([ROOT / "k8s/deploy"], env=outside, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("given", ["/tmp", "nothing"])
+def test_a_deployment_of_an_overlay_that_is_none_is_refused(given: str) -> None:
+    """It says which."""
+    ran = dry_run(OVERLAY=given)
     assert ran.returncode == 2
-    assert ("REGISTRY" if not given else "OVERLAY" if given["OVERLAY"] == "/tmp" else "nothing") in ran.stderr
+    assert ("OVERLAY" if given == "/tmp" else given) in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "registry", "refused"),
+    [
+        (PRODUCTION, "", {"promptq/api", "promptq/worker"}),
+        # Those that name an image name but one more.
+        ("k8s/tests/production-istio", "", {"promptq/api", "promptq/worker"}),
+        ("k8s/tests/production-worker-canary", "", {"promptq/api", "promptq/worker"}),
+        ("k8s/tests/production-istio", "r.example/team", set()),
+        ("k8s/tests/production-worker-canary", "r.example/team", set()),
+        ("k8s/tests/production-knative", "", {"promptq/api", "promptq/worker"}),
+        ("k8s/tests/production-knative", "r.example/team", set()),
+        # And this one does not.
+        ("k8s/tests/production-istio-sentinel", "r.example/team", {"promptq/api-next"}),
+        (DEV, "", set()),
+        ("k8s/tests/dev-keda", "", set()),
+    ],
+)
+def test_no_image_of_ours_is_pulled_from_a_public_registry(folder: str, registry: str, refused: set[str]) -> None:
+    """promptq/api may be anybody's there: what is left of such a name is refused, unless nodes pull nothing."""
+    ran = dry_run(OVERLAY=folder, REGISTRY=registry)
+    assert ran.returncode == (2 if refused else 0), ran.stderr
+    for name in refused:
+        assert f"{name}:{__version__}" in ran.stderr
+    assert ("REGISTRY" in ran.stderr) is bool(refused)
+    assert (ran.stdout == "") is bool(refused)
+    for one in yaml.safe_load_all(ran.stdout):
+        if one["kind"] == "Deployment" and container(one)["image"].startswith("promptq/"):
+            assert container(one)["imagePullPolicy"] == "Never"
 
 
 def test_what_is_not_pushed_is_not_pulled() -> None:

@@ -16,7 +16,6 @@ _APPLICATION: Final = record(
     ignoreDifferences=several(record(["kind"], group=TEXT, kind=TEXT, jsonPointers=several(TEXT))),
     syncPolicy=record(
         [],
-        automated=record([], prune={"type": "boolean"}, selfHeal={"type": "boolean"}),
         syncOptions=several({"enum": ["ServerSideApply=true", "RespectIgnoreDifferences=true"]}),
     ),
 )
