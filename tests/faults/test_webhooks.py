@@ -48,6 +48,12 @@ def errors(room: Room, hook: Hook) -> set[tuple[str | None, ...]]:
     return {tuple(tried["error"] for tried in one["tries"]) for one in deliveries(room, hook)}
 
 
+def all_refused(room: Room, hook: Hook, count: int) -> None:
+    """Wait until so many deliveries have each had a first try, which was refused."""
+    eventually(lambda: deliveries(room, hook), lambda found: len(found) == count and all(one["tries"] for one in found))
+    assert errors(room, hook) == {("http_status",)}
+
+
 def endpoint(room: Room, hook: Hook) -> dict[str, Any]:
     """The endpoint as the API shows it."""
     found = room.client.get(f"/v1/webhook_endpoints/{hook.endpoint_id}").raise_for_status()
@@ -211,7 +217,7 @@ def test_what_waits_for_a_receiver_that_is_gone_is_not_sent(room: Room) -> None:
         hook = register(room.client, receiver)
         room.cluster.start_worker(PROMPTQ_WEBHOOK_RETRIES="3600")
         waiting = room.submitter.must(orders(3))
-        eventually(lambda: errors(room, hook), lambda found: found == {("http_status",)})
+        all_refused(room, hook, 3)
         receiver.answer(Reply(410))
         (last,) = room.submitter.must(orders(1))
         eventually(lambda: endpoint(room, hook)["disabled_reason"], lambda reason: reason == "gone")
@@ -395,7 +401,7 @@ def test_a_retry_is_made_although_the_workers_have_scaled_to_zero(room: Room) ->
         backlog = queues.backlog_key(queues.WEBHOOKS)
         room.cluster.start_worker("w1", PROMPTQ_WEBHOOK_RETRIES="3600")
         job_ids = room.submitter.must(orders(2))
-        eventually(lambda: errors(room, hook), lambda found: found == {("http_status",)})
+        all_refused(room, hook, 2)
         assert room.cluster.parts["w1"].stop() == 0
         waiting = {one["id"]: one["next_try_at"] for one in deliveries(room, hook)}
         assert all(due > time.time() + 1800 for due in waiting.values())

@@ -74,7 +74,8 @@ def test_each_rule_has_a_test_that_it_passes_and_one_that_it_does_not(tmp_path: 
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that is soon full, so that there is something to see."""
     arguments = ("--concurrency", "4", "--simulator-latency", "0.3", "--no-flower")
-    settings = {"PROMPTQ_RETRY_IN_SLOT": "0", "PROMPTQ_RETRY_BASE": "0.2", "PROMPTQ_RETRY_MAX": "0.5"}
+    # Retries wait for long enough to be seen by a scrape a second.
+    settings = {"PROMPTQ_RETRY_IN_SLOT": "0", "PROMPTQ_RETRY_BASE": "5", "PROMPTQ_RETRY_MAX": "5"}
     # On a Redis of its own: workers of other tests would take its jobs, and count them.
     settings |= {"PROMPTQ_WEBHOOK_RETRIES": "2,2", "PROMPTQ_REDIS_URL": ""}
     with processes.stack(tmp_path_factory.mktemp("stack"), *arguments, **settings) as running:
