@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 
 import structlog
 from flask import Flask, Response, g, request
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
     @app.before_request
     def begin() -> None:
         g.began = time.perf_counter()
-        g.request_id = f"req_{uuid.uuid4().hex}"
+        g.request_id = f"req_{secrets.token_hex(16)}"
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
         if request.endpoint not in _WITHOUT_KEY:

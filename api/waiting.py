@@ -29,6 +29,8 @@ _log = structlog.get_logger("promptq.api")
 #: How long Redis may be away (seconds) before those who wait are woken to find out; and between two tries to reach it.
 _PATIENCE: Final = 5.0
 _PAUSE: Final = 0.2
+#: How many of those who wait may ask Redis at once: less than it has connections, however many are woken together.
+_AT_ONCE: Final = 32
 
 
 class Waiter:
@@ -40,6 +42,7 @@ class Waiter:
         self._lock = threading.Lock()
         self._started = False
         self._subscribed = threading.Event()
+        self._turn = threading.BoundedSemaphore(_AT_ONCE)
 
     def wait(
         self,
@@ -67,7 +70,8 @@ class Waiter:
             self._subscribed.wait(min(timeout, 2.0))
             while True:
                 event.clear()
-                job = read()
+                with self._turn:
+                    job = read()
                 left = deadline - time.monotonic()
                 if job.ended or left <= 0 or stop():
                     return job

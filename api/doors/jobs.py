@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, url_for
+from flask import Blueprint, Response, jsonify
 
 from api.answers import Deleted, JobAnswer, JobList
 from api.bodies import dump, query, read_object, validate
@@ -40,7 +40,7 @@ def answer_accepted(accepted: Accepted, *, preferred: bool = False) -> Response:
     job, position = job_of(accepted)
     response = jsonify(job_answer(job, position))
     response.status_code = 202
-    response.headers["Location"] = url_for("jobs.get", job_id=job.id)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
     if preferred:
         response.headers["Preference-Applied"] = "respond-async"
     return response

@@ -125,3 +125,28 @@ def test_a_caller_can_be_woken_and_stopped(store: JobStore, waiter: Waiter, pool
     gone.set()
     wake.set()
     assert future.result(5).status is JobStatus.QUEUED
+
+
+def test_a_crowd_that_is_woken_together_takes_turns(store: JobStore, waiter: Waiter) -> None:
+    """However many wait for one job, its end makes no more ask Redis at once than it has connections for."""
+    reading = most = 0
+    lock, job_id = threading.Lock(), create(store)
+
+    def read() -> Job:
+        nonlocal reading, most
+        with lock:
+            reading += 1
+            most = max(most, reading)
+        time.sleep(0.01)
+        try:
+            return job(store, job_id)
+        finally:
+            with lock:
+                reading -= 1
+
+    with ThreadPoolExecutor(200) as crowd:
+        futures = [crowd.submit(waiter.wait, job_id, read, timeout=20) for _ in range(200)]
+        eventually(lambda: len(waiter._waiting[job_id]) == 200)
+        store.cancel(job_id, "ann")
+        assert {future.result(20).status for future in futures} == {JobStatus.CANCELLED}
+    assert most <= 32
