@@ -57,6 +57,8 @@ keepalive = 75
 #: From SIGTERM on: what it goes on accepting for, and then the grace period.
 graceful_timeout = int(_settings.drain_seconds + max(5, _settings.grace_seconds))
 control_socket_disable = True
+# It would go past api.gunicorn_worker, which holds the head of an answer for its body.
+sendfile = False
 accesslog = None
 loglevel = "warning"
 

@@ -44,7 +44,9 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         try:
             return super().handle_request(listener_name, req, together, addr)
         finally:
-            together.flush()
+            # The client may be gone, or gunicorn have closed the connection after an error.
+            with contextlib.suppress(OSError):
+                together.flush()
             self._idle.add(sock)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -96,8 +98,9 @@ class _Together:
             if _CHUNKED not in data.lower():
                 self._head = data
                 return
-        self._sock.sendall(self._head + data)
-        self._head = b""
+        # Forgotten first: what is cut off in the middle must not be begun again.
+        data, self._head = self._head + data, b""
+        self._sock.sendall(data)
 
     def flush(self) -> None:
         """Send what is held: the head of an answer without a body."""

@@ -20,7 +20,6 @@ from jobs.queues import QueueName
 from jobs.store import Accepted
 from jobs.webhook_urls import Target
 
-_log = structlog.get_logger("promptq.api")
 _MAX_KEY = 255
 
 #: Members of an OpenAI-shaped body that are ours to act on; the LLM does not get them.
@@ -77,16 +76,12 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
             )
         )
         enqueueing.found(accepted.job_id)
-    # Whatever becomes of this request, its caller can find the job (api.app writes the header).
+    # Whatever becomes of this request, its caller can find the job, and so can who reads its log line (api.app).
     g.job_id = accepted.job_id
     if accepted.made is not None:
         services().metrics.submitted(submission.endpoint, submission.queue)
-    _log.info(
-        "job.submitted",
-        job_id=accepted.job_id,
-        owner=owner(),
-        queue=submission.queue,
-        created=accepted.made is not None,
+    structlog.contextvars.bind_contextvars(
+        job_id=accepted.job_id, queue=submission.queue, created=accepted.made is not None
     )
     return accepted
 
@@ -106,7 +101,9 @@ def resubmit(job_id: str) -> Accepted:
     g.job_id = accepted.job_id
     if accepted.made is not None:
         services().metrics.submitted(accepted.made.endpoint, accepted.made.queue)
-    _log.info("job.resubmitted", job_id=accepted.job_id, retried_from=job_id, created=accepted.made is not None)
+    structlog.contextvars.bind_contextvars(
+        job_id=accepted.job_id, retried_from=job_id, created=accepted.made is not None
+    )
     return accepted
 
 

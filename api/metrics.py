@@ -29,12 +29,19 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
             registry=self._registry,
         )
+        # Looking them up by their labels takes longer than counting.
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._jobs = Counter("promptq_jobs_submitted", "Jobs accepted.", ["endpoint", "queue"], registry=self._registry)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        known = self._known.get((method, route, status))
+        if known is None:
+            children = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
+            known = self._known[method, route, status] = children
+        requests, durations = known
+        requests.inc()
+        durations.observe(seconds)
 
     def submitted(self, endpoint: str, queue: str) -> None:
         """Count one accepted job."""

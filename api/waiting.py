@@ -12,6 +12,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
+from jobs.errors import StoreUnavailable
 from jobs.queues import EVENTS_CHANNEL
 from jobs.subscription import listen
 
@@ -31,6 +32,8 @@ _PATIENCE: Final = 5.0
 _PAUSE: Final = 0.2
 #: How many of those who wait may ask Redis at once: less than it has connections, however many are woken together.
 _AT_ONCE: Final = 32
+#: How long (seconds) one of them waits for that: a Redis that hangs holds them no longer.
+_TURN: Final = 10.0
 
 
 class Waiter:
@@ -70,8 +73,12 @@ class Waiter:
             self._subscribed.wait(min(timeout, 2.0))
             while True:
                 event.clear()
-                with self._turn:
+                if not self._turn.acquire(timeout=_TURN):
+                    raise StoreUnavailable("Too many callers wait for Redis.", retry_after=1)
+                try:
                     job = read()
+                finally:
+                    self._turn.release()
                 left = deadline - time.monotonic()
                 if job.ended or left <= 0 or stop():
                     return job

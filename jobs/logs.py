@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -59,8 +60,10 @@ class _Lines:
         self._write = stream.write
 
     def info(self, line: str) -> None:
-        """Write it, in one piece."""
-        self._write(line + "\n")
+        """Write it, in one piece. Where it cannot be written (a full disk, a closed pipe) the work goes on without it,
+        as with the standard library's handlers."""
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._write(line + "\n")
 
     debug = warning = error = critical = info
 

@@ -17,6 +17,7 @@ from celery import bootsteps
 from celery.worker import loops, state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.events import Events
+from celery.worker.consumer.heart import Heart
 from gevent.event import Event
 
 #: How long (seconds) an event may wait for others to go with it.
@@ -26,31 +27,29 @@ _GATHER = 0.5
 class GatheredEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
     """Makes the dispatcher that Celery has just started keep task events until some can be sent together."""
 
-    requires = (Events,)
-
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        self._flushing = False
+    # Started after the heart, and so stopped before it: it says that the worker is offline.
+    requires = (Events, Heart)
 
     def start(self, consumer: Any) -> None:
         """Begin to gather; again after each new connection, which has a dispatcher of its own."""
         dispatcher = consumer.event_dispatcher
         dispatcher.buffer_group = frozenset({"task"})
-        dispatcher.on_send_buffered = lambda: self._flush_soon(dispatcher)
+        due: list[object] = []
+
+        def flush() -> None:
+            due.clear()
+            dispatcher.flush()
+
+        def flush_soon() -> None:
+            if not due:
+                due.append(gevent.spawn_later(_GATHER, flush))
+
+        dispatcher.on_send_buffered = flush_soon
 
     def stop(self, consumer: Any) -> None:
         """Send what is left."""
         if consumer.event_dispatcher:
             consumer.event_dispatcher.flush()
-
-    def _flush_soon(self, dispatcher: Any) -> None:
-        if not self._flushing:
-            self._flushing = True
-            gevent.spawn_later(_GATHER, self._flush, dispatcher)
-
-    def _flush(self, dispatcher: Any) -> None:
-        self._flushing = False
-        dispatcher.flush()
 
 
 class RefillingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
@@ -79,6 +78,9 @@ class _RefillingConnection:
         self._connection = connection
         self._channel = channel
         self._freed = Event()
+        # kombu would put back, one after the other, all messages in hand when a connection is lost, though their jobs
+        # run on; and write them to a file where it cannot. The scheduler finds the jobs that no message tells of.
+        channel.do_restore = False
         channel.basic_ack = self._then_wake(channel.basic_ack)
         channel.basic_reject = self._then_wake(channel.basic_reject)
 

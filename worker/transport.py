@@ -6,15 +6,79 @@ more of them are in flight (docs/performance.md). This one takes a connection fr
 
 from __future__ import annotations
 
+import http.client
 import ssl
+import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 import httpx2
 import urllib3
-from urllib3 import exceptions
+from urllib3 import connection, connectionpool, exceptions
 
-_CHUNK = 64 * 1024
+_CHUNK: Final = 64 * 1024
+#: How long (seconds) a connection may have been idle to be used again: less than servers keep them for (uvicorn: 5),
+#: and than a NAT does, which forgets without a word.
+_IDLE: Final = 4.0
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer behind any number of heads that only inform (1xx); Python skips ``100`` alone, and would take another
+    for the answer, and the answer for that of the next request."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        informs = http.client.CONTINUE <= status < http.client.OK
+        return version, http.client.CONTINUE if informs else status, reason
+
+
+class _Sending:
+    """A connection that has as long for sending as the request says; urllib3 would give it the time for connecting."""
+
+    write_timeout: float | None = None
+    idle_since = 0.0
+    sock: Any
+
+    def send(self, data: Any) -> None:
+        """Send, connected first if need be."""
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        self.sock.settimeout(self.write_timeout)
+        super().send(data)  # type: ignore[misc]
+
+
+class _PlainConnection(_Sending, connection.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(_Sending, connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _Stack:
+    """A pool that gives no connection out again that was idle for too long."""
+
+    write_timeout: float | None = None
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        found = super()._get_conn(timeout)  # type: ignore[misc]
+        if found.sock is not None and time.monotonic() - found.idle_since > _IDLE:
+            found.close()
+        found.write_timeout = self.write_timeout
+        return found
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.idle_since = time.monotonic()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _PlainStack(_Stack, connectionpool.HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _SecureStack(_Stack, connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
 
 
 class StackedTransport(httpx2.BaseTransport):
@@ -23,12 +87,14 @@ class StackedTransport(httpx2.BaseTransport):
     def __init__(self, *, connections: int, verify: ssl.SSLContext) -> None:
         """``connections``: how many are kept open between two calls; there may be more."""
         self._pools = urllib3.PoolManager(num_pools=8, maxsize=connections, block=False, ssl_context=verify)
+        self._pools.pool_classes_by_scheme = {"http": _PlainStack, "https": _SecureStack}
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request, and answer once the head of the response is there; its body is read when asked for."""
         url, limits = request.url, request.extensions.get("timeout", {})
-        pool = self._pools.connection_from_host(url.host, url.port, url.scheme)
         try:
+            pool: Any = self._pools.connection_from_host(url.host, url.port, url.scheme)
+            pool.write_timeout = limits.get("write")
             answer = pool.urlopen(
                 request.method,
                 url.raw_path.decode("ascii"),
@@ -45,7 +111,8 @@ class StackedTransport(httpx2.BaseTransport):
             _raise_theirs(error, request)
         return httpx2.Response(
             answer.status,
-            headers=[(name, value) for name, value in answer.headers.iteritems()],
+            # Bytes: httpx2 would refuse what is not ASCII, and Python reads headers as Latin-1.
+            headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.iteritems()],
             stream=_Body(answer, request),
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": (answer.reason or "").encode("latin-1")},
         )

@@ -166,7 +166,7 @@ def test_one_trace_has_all_spans_of_a_job(stack: Stack, collector: Collector) ->
     assert {sent.get("http.status_code"), sent.get("http.response.status_code")} >= {200}
     lines = [json.loads(one) for one in stack.logs().splitlines() if job["id"] in one]
     traced = {one["event"] for one in lines if one.get("trace_id") == line[0].trace.hex()}
-    assert {"job.submitted", "job.attempt_started", "job.ended"} <= traced
+    assert {"http.request", "job.attempt_started", "job.ended"} <= traced
 
 
 def test_a_retry_that_the_scheduler_sends_stays_in_the_trace(stack: Stack, collector: Collector) -> None:

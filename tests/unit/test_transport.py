@@ -7,6 +7,7 @@ import gzip
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from jobs.settings import Settings
 from tests.certificates import self_signed
-from tests.processes import free_port
+from tests.processes import eventually, free_port
 from worker.llm import LLMClient
 from worker.transport import StackedTransport
 
@@ -32,7 +33,9 @@ class Server:
         wrap: Callable[[socket.socket], socket.socket] = lambda connection: connection,
     ) -> None:
         self.answer, self.act, self.wrap = answer, act, wrap
-        self.connections, self.requests = 0, b""
+        #: What the last piece of a request ends with.
+        self.last = b"}"
+        self.connections, self.closed, self.requests = 0, 0, bytearray()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1/responses?a=b"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -48,10 +51,13 @@ class Server:
         with contextlib.suppress(OSError), self.wrap(accepted) as connection:
             while chunk := connection.recv(65536):
                 self.requests += chunk
+                if not chunk.endswith(self.last):
+                    continue
                 if self.act is not None:
                     self.act(connection)
-                    return
+                    break
                 connection.sendall(self.answer)
+        self.closed += 1
 
     def end(self) -> None:
         """Listen no more."""
@@ -92,9 +98,63 @@ def test_a_connection_is_used_again_and_a_stale_one_is_not(client: httpx2.Client
         assert client.post(server.url, content=b"{}").status_code == 200
     assert server.connections == 1
     closing = Server(act=lambda connection: connection.sendall(ANSWER))
-    for _ in range(3):
+    for number in range(3):
+        eventually(lambda number=number: closing.closed == number)  # type: ignore[misc]
         assert client.post(closing.url, content=b"{}").status_code == 200
     assert closing.connections == 3
+
+
+@pytest.mark.parametrize("informs", ["102 Processing", "103 Early Hints\r\nLink: </a>", "100 Continue"])
+def test_a_head_that_informs_is_not_the_answer(client: httpx2.Client, informs: str) -> None:
+    """Any number of 1xx come before the answer, which is that of its own request and of no other."""
+    server = Server(f"HTTP/1.1 {informs}\r\n\r\n".encode() * 3 + ANSWER)
+    for _ in range(2):
+        got = client.post(server.url, content=b"{}")
+        assert (got.status_code, got.content) == (200, b"{}")
+    assert server.connections == 1
+    server.end()
+
+
+def test_headers_of_any_bytes_are_taken(client: httpx2.Client) -> None:
+    """A header that is not ASCII costs nobody an answer."""
+    server = Server("HTTP/1.1 200 OK\r\nX-Model: Qwün-通\r\nContent-Length: 2\r\n\r\n{}".encode())
+    got = client.post(server.url, content=b"{}")
+    assert (got.status_code, got.headers["x-model"]) == (200, "Qwün-通")
+    server.end()
+
+
+def test_sending_has_its_own_time_limit(client: httpx2.Client) -> None:
+    """A server that reads late gets a large body all the same, on a new connection and on one that is used again; one
+    that never reads is given up."""
+    server = Server(wrap=read_late)
+    limit = httpx2.Timeout(5, connect=0.3)
+    for _ in range(2):
+        assert client.post(server.url, content=b" " * 20_000_000 + b"{}", timeout=limit).status_code == 200
+    server.end()
+    deaf = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+    with pytest.raises(httpx2.TransportError):
+        client.post(url, content=b" " * 20_000_000, timeout=httpx2.Timeout(5, write=0.3))
+    deaf.close()
+
+
+def read_late(connection: socket.socket) -> socket.socket:
+    """Begin to read after a while."""
+    time.sleep(1)
+    return connection
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in between may have forgotten it."""
+    server = Server()
+    assert client.post(server.url, content=b"{}").status_code == 200
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 5)
+    assert client.post(server.url, content=b"{}").status_code == 200
+    assert server.connections == 2
+    server.end()
 
 
 def test_redirects_are_followed_by_the_client_alone(client: httpx2.Client) -> None:
@@ -132,6 +192,7 @@ def test_trouble_has_the_name_that_the_sdk_knows(
 def test_nobody_there_and_no_tls_there(client: httpx2.Client) -> None:
     """A refused connection, a name that there is not, and a server that speaks no TLS."""
     server = Server()
+    server.last = b""  # of what is no request
     for url in (
         f"http://127.0.0.1:{free_port()}/",
         "http://llm.invalid/",

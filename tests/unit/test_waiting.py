@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from api.waiting import Waiter
+from jobs.errors import StoreUnavailable
 from jobs.model import Job, JobStatus
 from jobs.redis_clients import listener_client
 from jobs.settings import Settings
@@ -150,3 +151,22 @@ def test_a_crowd_that_is_woken_together_takes_turns(store: JobStore, waiter: Wai
         store.cancel(job_id, "ann")
         assert {future.result(20).status for future in futures} == {JobStatus.CANCELLED}
     assert most <= 32
+
+
+def test_nobody_waits_for_a_turn_for_ever(store: JobStore, waiter: Waiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where those before hang at Redis, the others are told that it does not answer."""
+    monkeypatch.setattr("api.waiting._TURN", 0.2)
+    job_id, hang = create(store), threading.Event()
+
+    def read() -> Job:
+        hang.wait(20)
+        return job(store, job_id)
+
+    with ThreadPoolExecutor(33) as crowd:
+        futures = [crowd.submit(waiter.wait, job_id, read, timeout=0) for _ in range(33)]
+        failed = eventually(lambda: [future for future in futures if future.done()])
+        hang.set()
+        assert len(failed) == 1
+        with pytest.raises(StoreUnavailable):
+            failed[0].result()
+        assert all(future.result(20).status is JobStatus.QUEUED for future in futures if future is not failed[0])
