@@ -25,6 +25,9 @@ def main() -> int:
         + "; ".join(f"{name}: {(scenario.__doc__ or '').splitlines()[0]}" for name, scenario in SCENARIOS.items()),
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all of them, unless some are named")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="at most so many rounds of each (usually 3, or 1 of 10 s)"
+    )
     parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds, in less than three minutes")
     parser.add_argument(
         "--json", type=Path, default=Path("bench/results.json"), metavar="FILE", help="where the figures go"
@@ -39,11 +42,11 @@ def main() -> int:
     def say(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.0f} s[/dim]  {text}", highlight=False)
 
-    results = {"machine": describe(), "quick": chosen.quick}
+    results = {"machine": describe(), "quick": chosen.quick, "rounds": chosen.rounds}
     with loopback() as running:
         for name in chosen.scenarios or SCENARIOS:
             say(f"[bold]{name}[/bold]: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
-            results[name] = SCENARIOS[name](Bench(running, chosen.quick, say))
+            results[name] = SCENARIOS[name](Bench(running, chosen.quick, say, chosen.rounds))
     results["seconds"] = round(time.monotonic() - began)
     show(results, console)
     chosen.json.write_text(json.dumps(results, indent=1) + "\n")

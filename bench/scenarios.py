@@ -33,6 +33,13 @@ class Bench:
     loopback: Loopback
     quick: bool
     say: Say
+    #: At most so many rounds of each level; None: as many as it has by itself.
+    rounds: int | None = None
+
+    def times(self, rounds: int, quick: int = 1) -> int:
+        """How often something that is usually done so many times is done now."""
+        usual = quick if self.quick else rounds
+        return usual if self.rounds is None else min(usual, self.rounds)
 
 
 def workers(bench: Bench) -> Any:
@@ -43,7 +50,7 @@ def workers(bench: Bench) -> Any:
         if bench.quick:
             # Those that start a process for each slot take their time.
             level, subjects = _shortened(level), [one for one in subjects if one.most > level.in_flight]
-        for _ in range(quick_rounds if bench.quick else rounds):
+        for _ in range(bench.times(rounds, quick_rounds)):
             found += _round(bench, level, subjects)
     return found
 
@@ -52,7 +59,7 @@ def events(bench: Bench) -> Any:
     """What it costs to be seen in Flower: our worker with its events and without them."""
     level = Level(500, 1, 2500 if bench.quick else 5000)
     found: list[dict[str, Any]] = []
-    for _ in range(1 if bench.quick else 3):
+    for _ in range(bench.times(3)):
         found += _round(bench, level, (PROMPTQ, QUIET))
     return found
 
@@ -78,7 +85,7 @@ def _round(bench: Bench, level: Level, subjects: Iterable[Subject]) -> list[dict
 def submits(bench: Bench) -> Any:
     """Submits and polls of one API process on one core, ours and plain Flask in turn."""
     found: dict[str, list[dict[str, Any]]] = {"promptq": [], "plain flask": []}
-    for _ in range(1 if bench.quick else 3):
+    for _ in range(bench.times(3)):
         for name, serve in (("promptq", apis.ours), ("plain flask", apis.plain_flask)):
             with serve(bench.loopback) as server:
                 figures = apis.measure(bench.loopback, server, 4 if bench.quick else 10)
