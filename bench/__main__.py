@@ -47,9 +47,10 @@ def main() -> int:
         for name in chosen.scenarios or SCENARIOS:
             say(f"[bold]{name}[/bold]: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
             results[name] = SCENARIOS[name](Bench(running, chosen.quick, say, chosen.rounds))
-    results["seconds"] = round(time.monotonic() - began)
+            results["seconds"] = round(time.monotonic() - began)
+            # After each: an hour's figures are not lost with the last of them.
+            chosen.json.write_text(json.dumps(results, indent=1) + "\n")
     show(results, console)
-    chosen.json.write_text(json.dumps(results, indent=1) + "\n")
     say(f"figures in {chosen.json}")
     return 0
 

@@ -106,7 +106,7 @@ def _fill(loopback: Loopback, count: int, say: Callable[[str], None]) -> None:
     fillers = [subprocess.Popen([*command, str(min(share, count - at))], env=env) for at in range(0, count, share)]
     began, before = time.monotonic(), loopback.client.zcard(queues.waiting_key(queues.DEFAULT))
     while any(filler.poll() is None for filler in fillers):
-        time.sleep(2)
+        time.sleep(10)
         made = loopback.client.zcard(queues.waiting_key(queues.DEFAULT)) - before
         say(f"{made:,} of {count:,} jobs more are waiting, {made / (time.monotonic() - began):,.0f} a second")
     assert all(filler.returncode == 0 for filler in fillers)
