@@ -78,7 +78,7 @@ lock: ## pin the newest allowed versions again (needs uv: pip install uv)
 	@$(COMPILE) --group image-worker --constraint requirements-dev.txt --output-file requirements-worker.txt
 	@$(COMPILE) --group checkov --output-file requirements-checkov.txt $(ARGS)
 	@for folder in bench/peers/*/ bench/plot/; do \
-		test ! -f $$folder/requirements.in || $(COMPILE) $$folder/requirements.in --output-file $$folder/requirements.txt $(ARGS); \
+		test ! -f $$folder/requirements.in || $(COMPILE) $$folder/requirements.in --output-file $$folder/requirements.txt $(ARGS) || exit 1; \
 	done
 
 clean: ## remove .venv, caches and the local stack's data

@@ -21,7 +21,7 @@ from bench.subjects import OURS
 
 JOBS_A_MINUTE: Final = (10, 1_000, 100_000)
 SECONDS_A_CALL: Final = (2, 10, 60)
-#: Slots of a worker pod (PROMPTQ_CONCURRENCY) for the two kinds of pods in the table.
+#: Slots of a worker pod (PROMPTQ_CONCURRENCY).
 SLOTS: Final = 1_000
 #: Of a pod's core, and of Redis' one thread, so much is planned with; the rest is for bursts.
 PLANNED: Final = 0.6

@@ -17,8 +17,7 @@ import httpx2
 import redis
 
 from bench.usage import pin
-from cli.stack import valkey
-from tests.processes import end, eventually, free_port
+from tests.processes import end, eventually, free_port, start_redis
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ class Loopback:
     redis_url: str
     redis_pid: int
     llm_url: str
-    llm_pid: int
     folder: Path
     client: redis.Redis
     llm: httpx2.Client
@@ -49,31 +47,20 @@ def loopback() -> Iterator[Loopback]:
     """Both, pinned to the cores that the one under test does not have."""
     with tempfile.TemporaryDirectory(prefix="promptq-bench-") as name, contextlib.ExitStack() as stack:
         folder, port, ready = Path(name), free_port(), Path(name) / "simulator.json"
-        started = []
-        for command in (
-            list(valkey.command(valkey.find_server(), port)),
-            [sys.executable, "-m", "simulator", "--ready-file", str(ready)],
-        ):
-            with (folder / "log").open("a") as log:
-                process = subprocess.Popen(command, stdout=log, stderr=log, cwd=None if "-m" in command else folder)
-            stack.callback(end, process)
-            started.append(process)
+        server = start_redis(folder / "redis", port)
+        stack.callback(end, server)
+        with (folder / "simulator.log").open("w") as log:
+            command = [sys.executable, "-m", "simulator", "--ready-file", str(ready)]
+            simulator = subprocess.Popen(command, stdout=log, stderr=log)
+        stack.callback(end, simulator)
+        eventually(ready.exists, within=20)
+        for process in (server, simulator):
+            pin(process.pid, under_test=False)
         url = f"redis://127.0.0.1:{port}/0"
         client = stack.enter_context(redis.Redis.from_url(url))
-        eventually(lambda: _answers(client), within=20)
-        eventually(ready.exists, within=20)
-        for process in started:
-            pin(process.pid, under_test=False)
         llm_url = json.loads(ready.read_text())["url"]
         llm = stack.enter_context(httpx2.Client(base_url=llm_url.removesuffix("/v1"), timeout=30))
-        yield Loopback(url, started[0].pid, llm_url, started[1].pid, folder, client, llm)
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
+        yield Loopback(url, server.pid, llm_url, folder, client, llm)
 
 
 def wait_for(read: Any, *, within: float, every: float = 0.1) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from rich.table import Table
 
 from bench.scenarios import LEVELS, medians
 from bench.subjects import ARQ, CELERY, OURS, QUIET
+
+_STEPS = ("submit", "claim", "list")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def bars(results: Mapping[str, Any]) -> list[Bar]:
         ),
         *(
             Bar(f"{step} at the most waiting, against 1,000", 1.2, 1.1, _deep(results.get("depth", {}), step))
-            for step in ("submit", "claim", "list")
+            for step in _STEPS
         ),
         Bar(
             "CPU per job with events, against none",
@@ -114,43 +116,81 @@ def _deep(found: Mapping[Any, Mapping[str, float]], step: str) -> float | None:
     return ratio(found[levels[-1]][step], found[levels[0]][step]) if len(levels) > 1 else None
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table: its columns, and its cells as text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def sheets(results: Mapping[str, Any]) -> Iterator[Sheet]:
+    """What was measured, for the terminal and for the docs; nothing of what was not."""
+    columns: tuple[str, ...] = ("bar", "must", "goal", "got", "")
+    yield Sheet("Bars", columns, [_bar(bar) for bar in bars(results) if bar.got is not None])
+    columns = ("in flight", "worker", "CPU, ms a job", "jobs/s", "makespan / ideal", "peak in flight", "memory, MB")
+    rows = [
+        (level, subject, *_cells(row))
+        for level, subjects in by_level(results.get("workers", [])).items()
+        for subject, row in subjects.items()
+    ]
+    yield Sheet("Workers; * did not hold the level", columns, rows)
+    columns = ("API, one process on one core", "submits/s", "CPU, ms", "p50, p99 at 70 %, ms", "polls/s")
+    yield Sheet("API", columns, [_api(name, medians(rows)) for name, rows in results.get("submits", {}).items()])
+    columns = ("long-polls on one API process", "memory, MB", "submits/s beside them", "submits/s without them")
+    names = ("held", "rss_mb", "submits_per_second", "submits_per_second_alone")
+    polls = [tuple(f"{row[name]:,.0f}" for name in names) for row in results.get("longpolls", [])]
+    yield Sheet("Long-polls", columns, polls)
+    columns = ("jobs waiting", "submit, µs", "claim, µs", "a page of 20, µs")
+    depth = results.get("depth", {}).items()
+    times = [(f"{int(waiting):,}", *(f"{row[step]:.0f}" for step in _STEPS)) for waiting, row in depth]
+    yield Sheet("A long queue", columns, times)
+    if "latency" in results:
+        row = results["latency"]
+        yield Sheet(
+            "From a submit to the LLM, 50 jobs/s", ("p50, ms", "p99, ms"), [(str(row["p50_ms"]), str(row["p99_ms"]))]
+        )
+    if "redis" in results:
+        row = results["redis"]
+        columns = ("queued job, bytes", "ended job, bytes", "CPU of Redis, ms a job")
+        cells = (f"{row['queued_bytes']:,}", f"{row['ended_bytes']:,}", str(row["cpu_ms_per_job"]))
+        yield Sheet("Redis", columns, [cells])
+
+
 def show(results: Mapping[str, Any], console: Console) -> None:
     """Print what was measured."""
-    if results.get("workers"):
-        table = Table(title="Workers: medians (least to most); * did not hold the level")
-        for name in ("level", "worker", "CPU ms a job", "jobs/s", "makespan / ideal", "peak in flight", "MB"):
-            table.add_column(name, justify="left" if name in ("level", "worker") else "right")
-        for level, subjects in by_level(results["workers"]).items():
-            for subject, row in subjects.items():
-                table.add_row(level, subject, *_cells(row))
-        console.print(table)
-    for name in ("submits", "longpolls", "latency", "redis", "depth"):
-        if name in results:
-            console.print(f"[bold]{name}[/bold]")
-            console.print_json(data=_short(name, results[name]))
-    table = Table(title="Bars")
-    for name in ("what", "must", "goal", "got", "verdict"):
-        table.add_column(name, justify="left" if name == "what" else "right")
-    for bar in bars(results):
-        table.add_row(
-            bar.what, f"{bar.must:g}", f"{bar.goal:g}", "-" if bar.got is None else f"{bar.got:g}", bar.verdict
-        )
-    console.print(table)
+    for sheet in sheets(results):
+        if sheet.rows:
+            table = Table(title=sheet.title)
+            for place, name in enumerate(sheet.columns):
+                table.add_column(name, justify="right" if place else "left")
+            for row in sheet.rows:
+                table.add_row(*row)
+            console.print(table)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _bar(bar: Bar) -> tuple[str, ...]:
+    return bar.what, f"{bar.must:g}", f"{bar.goal:g}", "-" if bar.got is None else f"{bar.got:g}", bar.verdict
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     if not row["runs"]:
-        return ["failed", "", "", "", ""]
+        return ("failed", "", "", "", "")
     low, high = row["spread"]["cpu_ms_per_job"]
-    spread = f" ({low:.2f} to {high:.2f})" if row["runs"] > 1 else ""
-    return [
-        f"{row['cpu_ms_per_job']:.2f}{spread}",
+    spread = f" ({low:.1f} to {high:.1f})" if row["runs"] > 1 else ""
+    # Of many processes what they share is counted once.
+    memory = row["rss_mb"] if row["rss_mb"] < 1.5 * row["pss_mb"] else row["pss_mb"]
+    return (
+        f"{row['cpu_ms_per_job']:.1f}{spread}",
         f"{row['jobs_per_second']:.0f}",
         f"{row['stretch']:.2f}",
         f"{row['peak']:.0f}{'' if row['held'] else ' *'}",
-        f"{row['rss_mb']:.0f}" if row["rss_mb"] < 1.5 * row["pss_mb"] else f"{row['pss_mb']:.0f} (shared once)",
-    ]
+        f"{memory:.0f}",
+    )
 
 
-def _short(name: str, found: Any) -> Any:
-    return {subject: medians(rows) for subject, rows in found.items()} if name == "submits" else found
+def _api(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    steady = f"{row['steady_p50_ms']:.1f}, {row['steady_p99_ms']:.1f}"
+    submits, polls = f"{row['submits_per_second']:.0f}", f"{row['polls_per_second']:.0f}"
+    return name, submits, f"{row['cpu_ms_per_submit']:.2f}", steady, polls

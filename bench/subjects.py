@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,7 +28,6 @@ class Subject:
     fill: tuple[str, ...] = ("fill.py",)
     #: The most that it is asked to hold.
     most: int = 10_000
-    settings: Mapping[str, str] = ()  # type: ignore[assignment]
 
     def start(self, loopback: Loopback, slots: int) -> subprocess.Popen[bytes]:
         """Its worker, with so many slots."""
@@ -67,7 +65,7 @@ class Subject:
         }
         given = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": loopback.llm_url, "REDIS_URL": loopback.redis_url}
         ours = {"PROMPTQ_REDIS_URL": loopback.redis_url, "PROMPTQ_CONCURRENCY": str(slots)}
-        return outside | given | ours | {"SLOTS": str(slots)} | dict(self.settings or {})
+        return outside | given | ours | {"SLOTS": str(slots)}
 
 
 PROMPTQ: Final = Subject(OURS, None, ("-m", "worker"), ("-m", "bench.fill"))

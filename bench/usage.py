@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from typing import Self
@@ -75,7 +74,7 @@ class Peak:
 
 def pin(pid: int, *, under_test: bool) -> None:
     """Give the one that is measured the first core to itself; everything else shares the others."""
-    cores = sorted(os.sched_getaffinity(1)) if os.getuid() == 0 else sorted(psutil.Process().cpu_affinity() or [0])
+    cores = sorted(psutil.Process().cpu_affinity() or [])
     if len(cores) < 2:
         return
     chosen = cores[:1] if under_test else cores[1:]
