@@ -7,6 +7,7 @@ from jobs.first_process import end_on_sigterm
 
 end_on_sigterm()
 
+import gc
 import os
 import shutil
 import socket
@@ -83,12 +84,15 @@ def on_starting(_server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Answer Prometheus in the background."""
+    """Answer Prometheus in the background, and let the garbage collector forget what stays for good."""
     if _metrics_listener is not None:
         from gevent.pywsgi import WSGIServer
 
         listener = socket.socket(fileno=os.dup(_metrics_listener.fileno()))
         WSGIServer(listener, worker.wsgi.extensions["promptq"].metrics.wsgi, log=None, error_log=None).start()
+    # Else each of its full rounds looks at all that was imported, and holds everybody up for a tenth of a second.
+    gc.collect()
+    gc.freeze()
 
 
 def on_exit(_server: Any) -> None:

@@ -11,6 +11,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import os
 import sys
 from typing import Any
@@ -47,6 +48,9 @@ def main() -> int:
 
     @worker_ready.connect(weak=False)
     def tell_ready(**_: Any) -> None:
+        # Else each full round of the garbage collector looks at all that was imported, and holds all calls up.
+        gc.collect()
+        gc.freeze()
         if settings.worker_ready_file:
             settings.worker_ready_file.write_text(str(os.getpid()))
 

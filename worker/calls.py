@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import gevent
-from gevent import Greenlet
-from gevent.event import AsyncResult
+import greenlet
 
 from jobs.errors import LLMTimeout
 from jobs.model import Claim
@@ -35,15 +34,20 @@ class Aborted(Exception):
         self.reason = reason
 
 
+class _Interrupt(BaseException):
+    """Thrown into a call to end it; no ``Exception``, which the SDK would take for a failure of the connection."""
+
+
 @dataclass(slots=True)
 class _Running:
     claim: Claim
-    outcome: AsyncResult[Any] | None = None
-    aborted: AbortReason | None = field(default=None)
+    #: The greenlet that is in a call, or in a pause before one; the only moments in which it may be interrupted.
+    interruptible: greenlet.greenlet | None = None
+    aborted: AbortReason | None = None
 
 
 class Calls:
-    """Register of running jobs. Each call runs in a greenlet of its own, so that ending it can hurt nothing else."""
+    """Register of running jobs. A call can be ended from outside, and nothing but a call."""
 
     def __init__(self) -> None:
         #: By claim id: a job whose lease was lost may be claimed here again while its first call still runs.
@@ -83,8 +87,9 @@ class Calls:
         if entry is None or entry.aborted is not None:
             return
         entry.aborted = reason
-        if entry.outcome is not None:
-            entry.outcome.set_exception(Aborted(reason))
+        if entry.interruptible is not None:
+            # By the hub, in which no greenlet is in the middle of anything.
+            gevent.get_hub().loop.run_callback(_interrupt, entry)
 
     def run(self, claim: Claim, call: Callable[[], T], *, timeout: float) -> T:
         """Run the call and answer what it answers.
@@ -92,44 +97,37 @@ class Calls:
         Raises what it raises, ``LLMTimeout`` after ``timeout`` seconds, or ``Aborted``; in the last two cases the call
         has been ended, its connection closed.
         """
-        entry = self._running[claim.claim_id]
-        if entry.aborted is not None:
-            raise Aborted(entry.aborted)
-        outcome: AsyncResult[T] = AsyncResult()
-        entry.outcome = outcome
-        # In the caller's context: what the call logs and traces belongs to the job.
-        worker = gevent.spawn(contextvars.copy_context().run, _report_to, outcome, call)
-        try:
-            return cast("T", outcome.get(timeout=timeout))
-        except gevent.Timeout:
-            raise LLMTimeout(f"The LLM gave no answer within {timeout:g} seconds.") from None
-        finally:
-            entry.outcome = None
-            _end(worker)
+        limit = gevent.Timeout(timeout)
+        with self._interruptible(claim):
+            try:
+                with limit:
+                    return call()
+            except gevent.Timeout as over:
+                if over is not limit:
+                    raise
+                raise LLMTimeout(f"The LLM gave no answer within {timeout:g} seconds.") from None
 
     def pause(self, claim: Claim, seconds: float) -> None:
         """Sleep in the slot before the next attempt. Raises ``Aborted`` as soon as the job is no longer ours to run."""
+        with self._interruptible(claim):
+            gevent.sleep(seconds)
+
+    @contextlib.contextmanager
+    def _interruptible(self, claim: Claim) -> Iterator[None]:
         entry = self._running[claim.claim_id]
         if entry.aborted is not None:
             raise Aborted(entry.aborted)
-        entry.outcome = AsyncResult()
+        entry.interruptible = greenlet.getcurrent()
         try:
-            entry.outcome.get(timeout=seconds)
-        except gevent.Timeout:
-            return
+            yield
+        except _Interrupt:
+            assert entry.aborted is not None
+            raise Aborted(entry.aborted) from None
         finally:
-            entry.outcome = None
+            entry.interruptible = None
 
 
-def _report_to(outcome: AsyncResult[T], call: Callable[[], T]) -> None:
-    try:
-        answer = call()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is the runner's to handle
-        outcome.set_exception(error)
-    else:
-        outcome.set(answer)
-
-
-def _end(worker: Greenlet[..., None]) -> None:
-    if not worker.ready():
-        worker.kill()
+def _interrupt(entry: _Running) -> None:
+    # It may have left its call since.
+    if entry.interruptible is not None:
+        entry.interruptible.throw(_Interrupt)
