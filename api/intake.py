@@ -14,6 +14,7 @@ from flask import g, request
 from api.bodies import check_prompt_size, dump
 from api.services import owner, services
 from jobs import webhook_urls
+from jobs.bodies import OURS
 from jobs.errors import InvalidRequest
 from jobs.model import Endpoint, Job, NewJob, new_job_id
 from jobs.queues import QueueName
@@ -21,9 +22,6 @@ from jobs.store import Accepted
 from jobs.webhook_urls import Target
 
 _MAX_KEY = 255
-
-#: Members of an OpenAI-shaped body that are ours to act on; the LLM does not get them.
-OURS = frozenset({"background", "background_options", "stream", "promptq"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from jobs.bodies import (
+    AttemptTimeout,
+    Body,
+    ChatBody,
+    CompletionBody,
+    Deadline,
+    EmbeddingBody,
+    Metadata,
+    ModelName,
+    NoStream,
+    Ours,
+    ResponseBody,
+    WebhookUrl,
+)
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.queues import QueueName
-from jobs.settings import MAX_DEADLINE
-from jobs.webhook_urls import MAX_URL
 from jobs.webhooks import DeliveryStatus, EventType
-
-
-def _no_stream(value: bool) -> bool:
-    if value:
-        raise PydanticCustomError("unsupported", "streaming is not supported yet; leave 'stream' out")
-    return value
 
 
 def _not_empty(value: str) -> str:
@@ -28,109 +34,11 @@ def _not_empty(value: str) -> str:
 
 #: Not ``Field(min_length=1)``: pydantic would turn the text into UTF-8 for it, and refuse a lone surrogate.
 Prompt = Annotated[str, AfterValidator(_not_empty), WithJsonSchema({"type": "string", "minLength": 1})]
-NoStream = Annotated[bool, AfterValidator(_no_stream), WithJsonSchema({"type": "boolean", "enum": [False]})]
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-#: OpenAI's rule: up to 16 pairs, keys of up to 64 and values of up to 512 characters.
-Metadata = Annotated[
-    dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
-    Field(max_length=16),
-]
-Deadline = Annotated[float, Field(gt=0, le=MAX_DEADLINE, allow_inf_nan=False)]
-#: How a URL must be written, jobs.webhook_urls says.
-WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL), Field(examples=["https://…"])]
 EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=100)]
 EndpointName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-AttemptTimeout = Annotated[float, Field(gt=0, le=MAX_DEADLINE, allow_inf_nan=False)]
 
 
-class _Ours(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class _OpenAIs(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", hide_input_in_errors=True)
-
-
-class JobOptions(_Ours):
-    """PromptQ's own options on an OpenAI-shaped door (the SDK's ``extra_body={"promptq": {...}}``)."""
-
-    queue: QueueName | None = None
-    deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
-    attempt_timeout_seconds: AttemptTimeout | None = Field(
-        None, description="An attempt that takes longer is ended, and repeated as after any time-out of the LLM."
-    )
-    webhook_url: WebhookUrl | None = Field(
-        None, description="Where to tell of the job's end, signed with your webhook secret (`/v1/webhook_secret`)."
-    )
-
-
-class _Body(_OpenAIs):
-    model: ModelName
-    stream: NoStream | None = None
-    promptq: JobOptions | None = None
-
-
-class BackgroundOptions(_OpenAIs):
-    """OpenAI's options of a background response."""
-
-    completion_window: Literal["soonest", "2h", "8h"] | None = Field(
-        None, description="soonest runs on the queue interactive, 2h on default, 8h on bulk."
-    )
-
-
-class ResponseBody(_Body):
-    """The body of `POST /v1/responses`, as OpenAI documents it."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {"required": ["input"]},
-                {"required": ["prompt"], "properties": {"prompt": {"type": "object"}}},
-            ]
-        }
-    )
-
-    input: str | list[Any] = Field(default="", description="Text, or a list of input items.")
-    prompt: dict[str, Any] | None = Field(None, description="A prompt template that the LLM keeps.")
-    background: bool | None = None
-    background_options: BackgroundOptions | None = None
-    metadata: Metadata | None = None
-
-    @model_validator(mode="after")
-    def _has_prompt(self) -> ResponseBody:
-        if "input" not in self.model_fields_set and self.prompt is None:
-            raise PydanticCustomError("no_prompt", "neither input nor prompt is given")
-        return self
-
-
-class ChatBody(_Body):
-    """The body of `POST /v1/chat/completions`, as OpenAI documents it."""
-
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    metadata: Metadata | None = None
-
-
-class CompletionBody(_Body):
-    """The body of `POST /v1/completions`, as OpenAI documents it."""
-
-    prompt: str | list[Any]
-
-
-class EmbeddingBody(_Body):
-    """The body of `POST /v1/embeddings`, as OpenAI documents it."""
-
-    input: str | list[Any]
-
-
-BODIES: dict[Endpoint, type[_Body]] = {
-    RESPONSES: ResponseBody,
-    CHAT_COMPLETIONS: ChatBody,
-    COMPLETIONS: CompletionBody,
-    EMBEDDINGS: EmbeddingBody,
-}
-
-
-class _JobFields(_Ours):
+class _JobFields(Ours):
     queue: QueueName = Field("default", description="Free slots look at interactive first, then default, then bulk.")
     metadata: Metadata | None = None
     deadline_seconds: Deadline | None = Field(None, description="The job fails if it has not ended by then.")
@@ -142,7 +50,7 @@ class _JobFields(_Ours):
     )
 
 
-def _no_options(body: _Body) -> _Body:
+def _no_options(body: Body) -> Body:
     if "promptq" in body.model_fields_set:
         raise PydanticCustomError("misplaced", "the options in 'promptq' stand beside 'body' here, not in it")
     return body
@@ -203,7 +111,7 @@ class PromptJob(_JobFields):
     model: ModelName | None = Field(None, description="PROMPTQ_DEFAULT_MODEL, if none is named.")
 
 
-class GenerateRequest(_Ours):
+class GenerateRequest(Ours):
     """The body of `POST /generate`."""
 
     prompt: Prompt
@@ -248,7 +156,7 @@ class InputItemsQuery(PageQuery):
     order: Literal["asc", "desc"] = "desc"
 
 
-class EndpointCreate(_Ours):
+class EndpointCreate(Ours):
     """The body of `POST /v1/webhook_endpoints`, as OpenAI documents it."""
 
     name: EndpointName
@@ -256,7 +164,7 @@ class EndpointCreate(_Ours):
     event_types: EventTypes
 
 
-class EndpointUpdate(_Ours):
+class EndpointUpdate(Ours):
     """What changes of a webhook endpoint."""
 
     name: EndpointName | None = None
@@ -265,13 +173,13 @@ class EndpointUpdate(_Ours):
     enabled: bool | None = Field(None, description="Not in OpenAI's API: false disables it, true enables it again.")
 
 
-class EndpointTest(_Ours):
+class EndpointTest(Ours):
     """Which event a test sends."""
 
     event_type: EventType
 
 
-class RotateSecret(_Ours):
+class RotateSecret(Ours):
     """How a secret is replaced."""
 
     keep_old_secret_active_for_24_hours: bool | None = None

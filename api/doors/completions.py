@@ -13,8 +13,8 @@ from api.doors.asynchronous import respond_async
 from api.doors.jobs import answer_accepted
 from api.intake import Submission, body_for_llm, check_prompt, submit
 from api.openapi import View, operation
-from api.requests import BODIES, ChatBody, CompletionBody, EmbeddingBody, JobOptions
 from api.synchronous import relay, result_as_it_came, wait_for
+from jobs.bodies import BODIES, ChatBody, CompletionBody, EmbeddingBody, JobOptions
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Endpoint
 
 blueprint = Blueprint("completions", __name__)

@@ -14,9 +14,10 @@ from api.doors.jobs import answer_accepted
 from api.intake import Submission, body_for_llm, check_prompt, job_of, submit
 from api.openapi import operation
 from api.rendering import input_items, page, response_answer
-from api.requests import InputItemsQuery, JobOptions, PageQuery, ResponseBody, RetrieveQuery
+from api.requests import InputItemsQuery, PageQuery, RetrieveQuery
 from api.services import owner, services
 from api.synchronous import relay, wait_for
+from jobs.bodies import JobOptions, ResponseBody
 from jobs.errors import InvalidRequest, NotFound
 from jobs.model import RESPONSES, Job
 from jobs.queues import QueueName
