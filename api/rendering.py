@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from jobs.errors import LLMRateLimited
+from jobs.files import File
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
 from jobs.webhooks import Delivery, Endpoint
@@ -70,6 +71,20 @@ def queue_answer(state: QueueState) -> dict[str, Any]:
         "waiting": state.waiting,
         "running": state.running,
         "next_created_at": state.next_created_at,
+    }
+
+
+def file_answer(file: File) -> dict[str, Any]:
+    """A file, without its content."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": int(file.created_at),
+        "expires_at": None if file.expires_at is None else int(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
     }
 
 

@@ -24,7 +24,9 @@ MAX_STRIKES: Final = 3
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create"})
+_DENIED_WHEN_FULL: Final = frozenset(
+    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create"}
+)
 #: What stands before each script, in this order.
 _LIBRARY: Final = ("base", "files", "outbox", "lib")
 
