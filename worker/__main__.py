@@ -23,14 +23,16 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from jobs import logs, open_files
 from jobs.queues import celery_queue
 from jobs.redis_clients import listener_client
+from jobs.storage import OFF
 from worker import pulse, shutdown
 from worker.alone_runs import Alone
 from worker.calls import Calls
 from worker.celery_app import app, settings
 from worker.metrics import WorkerMetrics, serve_or_exit
 from worker.tasks import register
+from worker.tidying import tidy
 from worker.webhooks.wiring import make_deliverer
-from worker.wiring import make_store, wire
+from worker.wiring import make_files, make_store, wire
 
 _log = structlog.get_logger("promptq.worker")
 
@@ -64,6 +66,7 @@ def main() -> int:
     deliverer = make_deliverer(store.outbox, settings, metrics)
     try:
         runner, beside = wire(store, settings, calls, metrics, alone=alone.run)
+        files = make_files(settings)
     except ValueError as error:
         print(f"promptq worker: {error}", file=sys.stderr)
         return 2
@@ -72,6 +75,8 @@ def main() -> int:
     register(app, runner)
     if settings.heartbeat_file is not None:
         beside.append(gevent.spawn(pulse.beat, settings.heartbeat_file))
+    if settings.storage != OFF:
+        beside.append(gevent.spawn(tidy, files))
     if settings.webhook_concurrency:
         if deliverer.sealer is None:
             _log.warning("webhooks.no_key", setting="PROMPTQ_ENCRYPTION_KEYS")
