@@ -1,4 +1,4 @@
-"""Files through the running API: the unchanged SDK, large uploads, clients that go away, and a bucket in place of a folder."""
+"""Files through the running API: the unchanged SDK, large uploads, clients that go away, a bucket for a folder."""
 
 from __future__ import annotations
 

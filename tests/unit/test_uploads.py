@@ -30,7 +30,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(redis_client: redis.Redis, redis_url: str, folder: Path) -> Iterator[FlaskClient]:
     """A client of an API with keys, as ann."""
-    settings = Settings(redis_url=redis_url, storage=str(folder), max_file_bytes=LIMIT, api_keys="ann:k1,bob:k2")  # type: ignore[arg-type]  # as the environment has it
+    keys = {"api_keys": "ann:k1,bob:k2"}
+    settings = Settings.model_validate(
+        {"redis_url": redis_url, "storage": str(folder), "max_file_bytes": LIMIT, **keys}
+    )
     with create_app(settings).test_client() as client:
         client.environ_base["HTTP_AUTHORIZATION"] = "Bearer k1"
         yield client
