@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.batches import BatchStatus
+from jobs.files import Purpose
 from jobs.model import Endpoint, JobStatus
 from jobs.queues import QueueName
 from jobs.webhooks import DeliveryStatus, DisabledReason
@@ -199,6 +200,33 @@ class BatchList(_List):
     """A page of batches, newest first."""
 
     data: list[BatchAnswer]
+
+
+class FileAnswer(BaseModel):
+    """OpenAI's File object."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int | None = Field(description="null: it is kept until you delete it.")
+    filename: str
+    purpose: Purpose
+    status: Literal["processed"]
+
+
+class FileList(_List):
+    """A page of files."""
+
+    data: list[FileAnswer]
+
+
+class DeletedFile(BaseModel):
+    """That a file is gone."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
 
 
 class WebhookEndpointAnswer(BaseModel):

@@ -22,6 +22,7 @@ from jobs.errors import (
     PayloadTooLarge,
     PromptQError,
     SecretShown,
+    StorageOff,
     WaitTimeout,
     WebhooksOff,
     WebhookTestFailed,
@@ -32,7 +33,7 @@ _log = structlog.get_logger("promptq.api")
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
 _NOT_TO_BE_RETRIED = (
     *(IdempotencyConflict, JobCancelled, NotDeliverable, NotRetryable, SecretShown),
-    *(WaitTimeout, LLMError, OutcomeUnknown, WebhooksOff, WebhookTestFailed),
+    *(WaitTimeout, LLMError, OutcomeUnknown, StorageOff, WebhooksOff, WebhookTestFailed),
 )
 _NAMES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
@@ -54,7 +55,7 @@ def install(app: Flask) -> None:
 
 
 #: Findings of our own validators about a whole object, and the member that they are about (api/requests.py).
-_AT: Final = {"no_prompt": "input", "misplaced": "promptq"}
+_AT: Final = {"no_prompt": "input", "misplaced": "promptq", "half_a_policy": "expires_after[seconds]"}
 
 
 def first_problem(error: ValidationError, value: object, *, prefix: str = "") -> InvalidRequest:

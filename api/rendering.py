@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from jobs.batches import BATCH_TIMES, Batch
 from jobs.errors import LLMRateLimited
+from jobs.files import File
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
 from jobs.webhooks import Delivery, Endpoint
@@ -91,6 +92,20 @@ def batch_answer(batch: Batch) -> dict[str, Any]:
         "created_at": int(batch.created_at),
         "expires_at": int(batch.expires_at),
         **{name: int(batch.times[name]) if name in batch.times else None for name in BATCH_TIMES},
+    }
+
+
+def file_answer(file: File) -> dict[str, Any]:
+    """A file, without its content."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": int(file.created_at),
+        "expires_at": None if file.expires_at is None else int(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from jobs.bodies import (
@@ -22,6 +22,7 @@ from jobs.bodies import (
     ResponseBody,
     WebhookUrl,
 )
+from jobs.files import MAX_LIFETIME, MIN_LIFETIME, Purpose, UploadPurpose
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.queues import QueueName
 from jobs.webhooks import DeliveryStatus, EventType
@@ -161,7 +162,7 @@ class OutputExpiresAfter(Ours):
     """How long a batch's files with results are kept."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=2_592_000)
+    seconds: int = Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)
 
 
 class BatchCreate(OpenAIs):
@@ -174,6 +175,47 @@ class BatchCreate(OpenAIs):
     )
     metadata: Metadata | None = None
     output_expires_after: OutputExpiresAfter | None = None
+
+
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+
+
+def _with_file(schema: dict[str, Any]) -> None:
+    file = {"type": "string", "format": "binary", "description": "The file itself, with its name."}
+    schema["properties"] = {"file": file, **schema["properties"]}
+    schema["required"] = ["file", *schema["required"]]
+    schema["dependentRequired"] = {_ANCHOR: [_SECONDS]}
+
+
+class FileCreate(Ours):
+    """The form of `POST /v1/files`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_file)
+
+    purpose: UploadPurpose
+    anchor: Literal["created_at"] | None = Field(None, alias=_ANCHOR)
+    seconds: int | None = Field(
+        None,
+        alias=_SECONDS,
+        ge=MIN_LIFETIME,
+        le=MAX_LIFETIME,
+        description="How long the file is kept.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_policy(self) -> FileCreate:
+        if self.anchor is not None and self.seconds is None:
+            raise PydanticCustomError("half_a_policy", "it is missing beside the anchor")
+        return self
+
+
+class FilesQuery(BaseModel):
+    """Which files, and which page of them."""
+
+    purpose: Purpose | None = None
+    order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
+    limit: int = Field(10_000, ge=1, le=10_000)
+    after: str | None = Field(None, description="The last id of the page before.")
 
 
 class EndpointCreate(Ours):

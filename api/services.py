@@ -11,6 +11,7 @@ from api.access import KeyRing
 from api.metrics import Metrics
 from api.models_proxy import ModelsProxy
 from api.waiting import Waiter
+from jobs.files import FileStore
 from jobs.settings import Settings
 from jobs.store import JobStore
 from jobs.tracing import Tracing
@@ -22,6 +23,7 @@ class Services:
 
     settings: Settings
     store: JobStore
+    files: FileStore
     keys: KeyRing
     waiter: Waiter
     models: ModelsProxy

@@ -146,8 +146,8 @@ def parse(line: RawLine, endpoint: Endpoint, *, max_prompt_bytes: int) -> Line |
         where = ".".join(["body", *map(str, first["loc"])])
         return bad("invalid_request", f"'{where}': {first['msg']}.", where)
     if len(line.raw) > max_prompt_bytes and any(
-        name in body and len(json.dumps(body[name], ensure_ascii=False).encode("utf-8", "surrogatepass"))
-        > max_prompt_bytes
+        name in body
+        and len(json.dumps(body[name], ensure_ascii=False).encode("utf-8", "surrogatepass")) > max_prompt_bytes
         for name in _PROMPTS
     ):
         return bad("payload_too_large", f"The prompt has more than {max_prompt_bytes} bytes.", "body")

@@ -44,15 +44,24 @@ class BatchStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-TERMINAL: Final = frozenset(
-    {BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
-)
+TERMINAL: Final = frozenset({BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
 #: When a batch came into each state that has such a time (OpenAI's names).
 BATCH_TIMES: Final = (
     *("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
 )
 _FIELDS: Final = (
-    *("owner", "status", "endpoint", "input", "content", "completion_window", "window", "created_at", "expires_at", *BATCH_TIMES),
+    *(
+        "owner",
+        "status",
+        "endpoint",
+        "input",
+        "content",
+        "completion_window",
+        "window",
+        "created_at",
+        "expires_at",
+        *BATCH_TIMES,
+    ),
     *("total", "fed", "completed", "failed", "offset", "line", "ending", "output", "error", "errors", "metadata"),
     *("model", "output_ttl"),
 )

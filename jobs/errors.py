@@ -13,7 +13,8 @@ PromptQError
 │   ├── BatchNotCancellable             409
 │   ├── NotDeliverable                  409
 │   ├── SecretShown                     409
-│   └── PayloadTooLarge                 413
+│   ├── PayloadTooLarge                 413
+│   └── RequestTimeout                  408
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
@@ -144,6 +145,14 @@ class PayloadTooLarge(RequestError):
 
     code = "payload_too_large"
     http_status = 413
+
+
+class RequestTimeout(RequestError):
+    """Raised when the rest of a request does not come."""
+
+    code = "request_timeout"
+    http_status = 408
+    retryable = True
 
 
 class Unavailable(PromptQError):

@@ -186,8 +186,8 @@ class Settings(BaseSettings):
     storage: str = Field(
         ".promptq/files",
         min_length=1,
-        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, or "
-        "none for no files.",
+        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, "
+        "or none for no files.",
     )
     s3_endpoint: str | None = Field(
         None, pattern=r"^https?://", description="Address of an S3-compatible store; Amazon's own by default."
@@ -271,7 +271,8 @@ class Settings(BaseSettings):
     @field_validator("storage")
     @classmethod
     def _storage(cls, value: str) -> str:
-        if "://" in value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?", value):
+        bucket = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?"
+        if "://" in value and not re.fullmatch(bucket, value):
             raise ValueError("must be a directory, s3://bucket/prefix or none")
         return value
 

@@ -32,8 +32,9 @@ from worker.calls import Calls
 from worker.celery_app import app, settings
 from worker.metrics import WorkerMetrics, serve_or_exit
 from worker.tasks import register
+from worker.tidying import tidy
 from worker.webhooks.wiring import make_deliverer
-from worker.wiring import make_store, wire
+from worker.wiring import make_files, make_store, wire
 
 _log = structlog.get_logger("promptq.worker")
 
@@ -70,6 +71,7 @@ def main() -> int:
     tender: Tender | None = None
     try:
         runner, beside = wire(store, settings, calls, metrics, alone=alone.run)
+        files = make_files(settings)
     except ValueError as error:
         print(f"promptq worker: {error}", file=sys.stderr)
         return 2
@@ -78,12 +80,14 @@ def main() -> int:
     register(app, runner)
     if settings.heartbeat_file is not None:
         beside.append(gevent.spawn(pulse.beat, settings.heartbeat_file))
+    if settings.storage != OFF:
+        beside.append(gevent.spawn(tidy, files))
     if settings.webhook_concurrency:
         if deliverer.sealer is None:
             _log.warning("webhooks.no_key", setting="PROMPTQ_ENCRYPTION_KEYS")
         beside += [gevent.spawn(deliverer.run), gevent.spawn(deliverer.listen, listener_client(settings))]
     if BULK in settings.worker_queues and settings.storage != OFF:
-        tender = make_tender(store, settings)
+        tender = make_tender(store.batches, files, settings)
         beside.append(gevent.spawn(tender.run))
     queues = ",".join(celery_queue(name) for name in settings.worker_queues)
     try:

@@ -106,16 +106,6 @@ class DirectoryStorage:
         with _errors("sweep"):
             return self._offload(remove)
 
-    def check(self) -> None:
-        """As ``Storage.check``."""
-
-        def try_it() -> None:
-            draft = _Draft(self._new_draft(), self._offload)
-            draft.discard()
-
-        with _errors("check"):
-            self._offload(try_it)
-
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 

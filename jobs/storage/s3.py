@@ -112,11 +112,6 @@ class S3Storage:
                         aborted += 1
         return aborted
 
-    def check(self) -> None:
-        """As ``Storage.check``: the bucket is there and lets us in."""
-        with _errors("check"):
-            self._client.head_bucket(Bucket=self._bucket)
-
     def _name(self, key: str) -> str:
         return self._prefix + checked_key(key)
 

@@ -38,7 +38,10 @@ _RENEW: Final = 5.0
 _MAX_ERRORS: Final = 100
 _ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
     BatchStatus.CANCELLED: {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
-    BatchStatus.EXPIRED: {"code": "batch_expired", "message": "The batch's completion_window ended before this line was done."},
+    BatchStatus.EXPIRED: {
+        "code": "batch_expired",
+        "message": "The batch's completion_window ended before this line was done.",
+    },
 }
 _FILE_GONE: Final = {"code": "file_not_found", "message": "The batch's input file is gone."}
 

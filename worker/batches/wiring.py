@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gevent
 
+from jobs.batches import BatchStore
+from jobs.files import FileStore
 from jobs.settings import Settings
-from jobs.storage import open_storage
-from jobs.store import JobStore
 from worker.batches.tender import Tender
 
 
-def make_tender(store: JobStore, settings: Settings) -> Tender:
-    """A tender on these settings. Raises ``ValueError`` where the storage needs what is not installed."""
+def make_tender(batches: BatchStore, files: FileStore, settings: Settings) -> Tender:
+    """A tender on these settings."""
     return Tender(
-        batches=store.batches,
-        files=store.files(open_storage(settings, offload=gevent.get_hub().threadpool.apply)),
+        batches=batches,
+        files=files,
         max_line_bytes=settings.max_body_bytes,
         max_prompt_bytes=settings.max_prompt_bytes,
         sleep=gevent.sleep,
