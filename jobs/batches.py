@@ -50,18 +50,7 @@ BATCH_TIMES: Final = (
     *("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
 )
 _FIELDS: Final = (
-    *(
-        "owner",
-        "status",
-        "endpoint",
-        "input",
-        "content",
-        "completion_window",
-        "window",
-        "created_at",
-        "expires_at",
-        *BATCH_TIMES,
-    ),
+    *("owner", "status", "endpoint", "input", "content", "completion_window", "created_at", "expires_at", *BATCH_TIMES),
     *("total", "fed", "completed", "failed", "offset", "line", "ending", "output", "error", "errors", "metadata"),
     *("model", "output_ttl"),
 )
@@ -330,8 +319,10 @@ class BatchStore:
         return max(0, self._window - alive - max(0, ended - self._window))
 
     def feed(self, held: HeldBatch, lines: Sequence[Line | BadLine], *, offset: int, number: int) -> bool:
-        """Make jobs of the next lines; False if the batch is being ended. ``offset`` is where the line behind them begins,
-        ``number`` the last one's."""
+        """Make jobs of the next lines; False if the batch is being ended.
+
+        ``offset`` is where the line behind them begins, ``number`` the last one's.
+        """
         args: Arguments = [held.batch.fed, offset, number]
         kind = "resp" if held.batch.endpoint == RESPONSES else "job"
         for line in lines:

@@ -33,7 +33,7 @@ WEBHOOK_SLOW: Final = PREFIX + "webhook-slow"
 #: Hosts that have something due, by when they were served last.
 WEBHOOK_TURNS_FAST: Final = PREFIX + "webhook-turns:fast"
 WEBHOOK_TURNS_SLOW: Final = PREFIX + "webhook-turns:slow"
-#: The backlog of batches: a list of as many tokens as there are batches that have not ended, and lines that are not fed yet.
+#: The backlog of batches: a list of as many tokens as there are batches that have not ended and lines that are not fed.
 BATCHES: Final = "batches"
 #: Batches by when a worker must look at them.
 BATCH_DUE: Final = PREFIX + "batch-due"

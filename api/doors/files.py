@@ -37,8 +37,10 @@ _HEADERS: Final = {
     errors=(408, 501),
 )
 def create() -> Response:
-    """Keep a file, at most PROMPTQ_MAX_FILE_BYTES long. It is written as it comes. Those of purpose `batch` expire after
-    30 days unless you say otherwise, and others not at all."""
+    """Keep a file, at most PROMPTQ_MAX_FILE_BYTES long. It is written as it comes.
+
+    Those of purpose `batch` expire after 30 days unless you say otherwise, and others not at all.
+    """
     found = services()
     key = idempotency_key()
     upload = receive(found.files, max_bytes=found.settings.max_file_bytes, fingerprint=key is not None)

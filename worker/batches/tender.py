@@ -1,7 +1,7 @@
 """Brings batches forward, one at a time in each worker: validates, feeds, gathers, and puts the files together.
 
 Whatever dies, another worker goes on from what the last atomic step has written down. A part of the results counts once
-its name is in the batch's books, and its name is the claim's own: what a worker writes that has lost its claim is litter.
+its name is in the batch's books, and its name is its claim's own: what a worker writes that has lost its claim does not.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Tender:
     breathe: Callable[[], None] = lambda: None
     closed: bool = False
     _written: int = field(default=0)
+    #: What was written for a part that is not in the books yet.
+    _pending: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         """Look for due batches until it is closed; whatever goes wrong with one, the others go on."""
@@ -100,6 +102,9 @@ class Tender:
                 self.batches.release(held)
             except Fenced:
                 _log.warning("batch.fenced")
+                # The other one may have ended the batch, and nobody would look for it again.
+                for key in self._pending:
+                    self.files.storage.delete(key)
             except _Unusable as unusable:
                 self._give_up(held, unusable)
             except Unavailable:
@@ -268,13 +273,15 @@ class Tender:
         """Write two files of results, and answer the name that they have together."""
         self._written += 1
         number = f"{held.claim_id}-{self._written}"
+        self._pending.clear()
         counts = {"out": 0, "err": 0}
         with contextlib.ExitStack() as stack:
             sinks: dict[str, Sink] = {}
             for count, (good, line) in enumerate(results):
                 kind = "out" if good else "err"
                 if kind not in sinks:
-                    sinks[kind] = stack.enter_context(self.files.storage.writer(_part_key(held.batch, number, kind)))
+                    self._pending.append(_part_key(held.batch, number, kind))
+                    sinks[kind] = stack.enter_context(self.files.storage.writer(self._pending[-1]))
                 sinks[kind].write(line)
                 counts[kind] += 1
                 if count % _BREATH == 0:
@@ -315,7 +322,7 @@ class Tender:
         return size
 
     def _lines(self, held: HeldBatch, batch: Batch) -> Iterator[RawLine]:
-        """The lines of the batch's file that were not fed yet; others have their turn meanwhile, and the lease is kept."""
+        """The lines of the batch's file that were not fed yet; meanwhile others have their turn, and the lease holds."""
         try:
             chunks = self.files.storage.read(batch.input_content, batch.offset)
         except ContentMissing:
