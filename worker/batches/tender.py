@@ -322,7 +322,7 @@ class Tender:
         return size
 
     def _lines(self, held: HeldBatch, batch: Batch) -> Iterator[RawLine]:
-        """The lines of the batch's file that were not fed yet; meanwhile others have their turn, and the lease holds."""
+        """The lines of the batch's file that were not fed yet; others have their turn meanwhile."""
         try:
             chunks = self.files.storage.read(batch.input_content, batch.offset)
         except ContentMissing:
