@@ -10,12 +10,10 @@ from tests.faults.cluster import LATENCY
 from tests.faults.room import Room
 from tests.integration.batching import check_books, ended, line, read, start
 from tests.integration.driving import calls_of, messages, unique
-from tests.processes import eventually
+from tests.processes import eventually, free_port
 from tests.unit.making import check_invariants
 
 SIGKILLED = -9
-#: Small, so that a batch of some lines has many portions and parts.
-WINDOW = {"PROMPTQ_BATCH_WINDOW": "10"}
 
 
 def some_lines(count: int) -> list[dict[str, Any]]:
@@ -42,13 +40,18 @@ STEPS = ("claim", "begin", "feed", "part_written", "finalize", "end")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_worker_killed_in_any_phase(room: Room, step: str, when: str) -> None:
-    """Another goes on from what was written down; no line is asked for twice, unless its call died with the worker."""
-    room.cluster.restart_api(**WINDOW)
+    """Another goes on from what was written down; no line is asked for twice, unless its call died with the worker.
+
+    The batch has a small window: it is fed in many portions, and its results are many parts.
+    """
+    port = free_port()
+    room.cluster.start_api("small", port=port, PROMPTQ_BATCH_WINDOW="10")
     lines = some_lines(60)
-    room.cluster.start_worker("faulty", fault=f"{when}_batch_{step}", **WINDOW)
-    made = start(room.client, lines)
+    room.cluster.start_worker("faulty", fault=f"{when}_batch_{step}")
+    with room.cluster.client(base_url=f"http://127.0.0.1:{port}") as client:
+        made = start(client, lines)
     assert room.cluster.parts["faulty"].died(within=40) == SIGKILLED
-    room.cluster.start_worker("w1", **WINDOW)
+    room.cluster.start_worker("w1")
     conclude(room, made["id"], lines)
     calls = [calls_of(room.cluster, messages(prompt_of(one))) for one in lines]  # type: ignore[arg-type]
     assert all(1 <= count <= 2 for count in calls)

@@ -57,7 +57,7 @@ def read(client: httpx2.Client, batch_id: str) -> dict[str, Any]:
 
 def ended(client: httpx2.Client, batch_id: str, *, within: float = 60.0) -> dict[str, Any]:
     """The batch once it has ended."""
-    return eventually(lambda: read(client, batch_id), lambda batch: batch["status"] in ENDED, within=within, every=0.1)
+    return eventually(lambda: read(client, batch_id), lambda batch: batch["status"] in ENDED, within=within)
 
 
 def content(client: httpx2.Client, file_id: str | None) -> list[dict[str, Any]]:

@@ -202,10 +202,8 @@ def test_the_input_may_be_deleted_while_the_batch_runs(client: httpx2.Client) ->
 
 def test_the_files_with_results_are_files(client: httpx2.Client) -> None:
     """They are listed, say what they are for, and expire; nobody else's purpose."""
-    batch = ended(
-        client,
-        start(client, [line("a", unique())], output_expires_after={"anchor": "created_at", "seconds": 7200})["id"],
-    )
+    kept = {"anchor": "created_at", "seconds": 7200}
+    batch = ended(client, start(client, [line("a", unique())], output_expires_after=kept)["id"])
     file = client.get(f"/v1/files/{batch['output_file_id']}").json()
     assert (file["purpose"], file["filename"]) == ("batch_output", f"{batch['id']}_output.jsonl")
     assert file["expires_at"] - file["created_at"] == pytest.approx(7200, abs=1)
@@ -300,7 +298,7 @@ def test_counts_move_while_it_runs(client: httpx2.Client) -> None:
     lines = [line(f"quick-{n}", unique()) for n in range(10)]
     made = start(client, [*lines, line("slow", unique(), model="sim-slow-4")])
     batch = eventually(
-        lambda: read(client, made["id"]), lambda one: one["request_counts"]["completed"] == 10, within=20, every=0.05
+        lambda: read(client, made["id"]), lambda one: one["request_counts"]["completed"] == 10, within=20
     )
     assert batch["status"] == "in_progress"
     assert batch["request_counts"]["total"] == 11

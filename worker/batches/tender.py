@@ -1,7 +1,7 @@
 """Brings batches forward, one at a time in each worker: validates, feeds, gathers, and puts the files together.
 
 Whatever dies, another worker goes on from what the last atomic step has written down. A part of the results counts once
-its name is in the batch's books, and its name is its claim's own: what a worker writes that has lost its claim does not.
+its name is in the batch's books; the name is its claim's own, so that what a fenced worker writes counts for nothing.
 """
 
 from __future__ import annotations
