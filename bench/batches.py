@@ -1,7 +1,7 @@
 """A batch of 50,000 lines through the whole stack: ``python -m bench.batches [--lines N] [--slots N] [--seconds S]``.
 
-How long it takes, how much memory API, worker and Redis take at most, and how long an ``interactive`` job waits meanwhile,
-beside one on the same stack before. Everything on loopback, against the simulator; ends by itself.
+How long it takes, how much memory API, worker and Redis take at most, and how long an ``interactive`` job waits
+meanwhile, beside one on the same stack before. Everything on loopback, against the simulator; ends by itself.
 """
 
 from __future__ import annotations
