@@ -219,6 +219,7 @@ class BatchStore:
         self._messages = messages
         self._ttl_ms = rules.ttl * 1000
         self._window = rules.window
+        self.lease_seconds = rules.lease_seconds
         self._lease_ms = round(rules.lease_seconds * 1000)
 
     def create(self, new: NewBatch) -> str:

@@ -11,8 +11,10 @@ from tests.processes import Stack, eventually
 
 
 def test_bulk_leaves_a_slot_to_others(alice: httpx2.Client, small: Stack) -> None:
-    """With 5 slots, 4 are bulk's at most: however long its calls take, an interactive job begins at once; and bulk takes
-    its slots again as they are free."""
+    """With 5 slots, 4 are bulk's at most: however long its calls take, an interactive job begins at once.
+
+    Bulk takes its slots again as they are free.
+    """
     before = small.stats()["calls"]
     bulk = [submit(alice, prompt=unique(), model="sim-slow-4", queue="bulk")["id"] for _ in range(9)]
     eventually(lambda: small.stats()["in_flight"] == 4, within=10)

@@ -51,7 +51,7 @@ end
 for _, name in ipairs(redis.call('KEYS', 'promptq:batch:*')) do
   if redis.call('TYPE', name).ok == 'hash' and redis.call('HEXISTS', name, 'tokens') == 1 then
     local batch = redis.call('HMGET', name, 'status', 'total', 'fed')
-    if batch[1] == 'validating' or batch[1] == 'in_progress' or batch[1] == 'finalizing' or batch[1] == 'cancelling' then
+    if ({validating = 1, in_progress = 1, finalizing = 1, cancelling = 1})[batch[1]] then
       numbers['batches'] = (numbers['batches'] or 0) + 1 + batch[2] - batch[3]
     end
   end

@@ -30,10 +30,10 @@ _PORTION_BYTES: Final = 1024 * 1024
 #: Lines of results in a part.
 _PART: Final = 500
 _PART_UNFED: Final = 5000
+#: Bytes of results that are written at once.
+_GATHERED: Final = 256 * 1024
 #: After so many lines others have their turn.
 _BREATH: Final = 10
-#: How often (seconds) a long look at a file renews the lease.
-_RENEW: Final = 5.0
 #: Errors of a file that a batch tells of.
 _MAX_ERRORS: Final = 100
 _ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -99,14 +99,16 @@ class Tender:
             try:
                 while not self.closed and self._step(held):
                     held = self.batches.renew(held)
-                self.batches.release(held)
+                # One that is let go because this worker stops has more to be done.
+                self.batches.release(held, due_in=0 if self.closed else None)
             except Fenced:
                 _log.warning("batch.fenced")
                 # The other one may have ended the batch, and nobody would look for it again.
                 for key in self._pending:
                     self.files.storage.delete(key)
             except _Unusable as unusable:
-                self._give_up(held, unusable)
+                with contextlib.suppress(Fenced):
+                    self._give_up(held, unusable)
             except Unavailable:
                 _log.warning("batch.unavailable", status=held.batch.status.value)
                 with contextlib.suppress(Unavailable):
@@ -216,6 +218,8 @@ class Tender:
                     return True
                 if not room or self.closed:
                     break
+        if last is None:
+            raise _Unusable(_FILE_GONE)
         if portion:
             feed()
         return True
@@ -274,18 +278,21 @@ class Tender:
         self._written += 1
         number = f"{held.claim_id}-{self._written}"
         self._pending.clear()
-        counts = {"out": 0, "err": 0}
+        counts, keep = {"out": 0, "err": 0}, self._keeper(held)
         with contextlib.ExitStack() as stack:
-            sinks: dict[str, Sink] = {}
+            sinks: dict[str, _Gathering] = {}
             for count, (good, line) in enumerate(results):
                 kind = "out" if good else "err"
                 if kind not in sinks:
                     self._pending.append(_part_key(held.batch, number, kind))
-                    sinks[kind] = stack.enter_context(self.files.storage.writer(self._pending[-1]))
+                    sink = stack.enter_context(self.files.storage.writer(self._pending[-1]))
+                    sinks[kind] = _Gathering(sink)
                 sinks[kind].write(line)
                 counts[kind] += 1
                 if count % _BREATH == 0:
-                    self.breathe()
+                    keep()
+            for gathering in sinks.values():
+                gathering.flush()
         return f"{number}:{counts['out']}:{counts['err']}"
 
     def _finish(self, held: HeldBatch, parts: list[str]) -> None:
@@ -307,7 +314,7 @@ class Tender:
         )
 
     def _join(self, held: HeldBatch, keys: list[str], target: str) -> int:
-        size, renewed = 0, time.monotonic()
+        size, keep = 0, self._keeper(held)
         with self.files.storage.writer(target) as sink:
             for key in keys:
                 chunks = self.files.storage.read(key)
@@ -315,10 +322,7 @@ class Tender:
                     for chunk in chunks:
                         sink.write(chunk)
                         size += len(chunk)
-                        self.breathe()
-                        if time.monotonic() - renewed > _RENEW:
-                            self.batches.renew(held)
-                            renewed = time.monotonic()
+                        keep()
         return size
 
     def _lines(self, held: HeldBatch, batch: Batch) -> Iterator[RawLine]:
@@ -327,16 +331,46 @@ class Tender:
             chunks = self.files.storage.read(batch.input_content, batch.offset)
         except ContentMissing:
             raise _Unusable(_FILE_GONE | {"line": None, "param": None}) from None
-        renewed = time.monotonic()
+        keep = self._keeper(held)
         with contextlib.closing(chunks):
             lines = read_lines(chunks, offset=batch.offset, number=batch.line, longest=self.max_line_bytes)
             for count, line in enumerate(lines):
                 yield line
                 if count % _BREATH == 0:
-                    self.breathe()
-                    if time.monotonic() - renewed > _RENEW:
-                        self.batches.renew(held)
-                        renewed = time.monotonic()
+                    keep()
+
+    def _keeper(self, held: HeldBatch) -> Callable[[], None]:
+        """What lets others have their turn, and renews the lease in time."""
+        renewed = time.monotonic()
+
+        def keep() -> None:
+            nonlocal renewed
+            self.breathe()
+            if time.monotonic() - renewed > self.batches.lease_seconds / 4:
+                self.batches.renew(held)
+                renewed = time.monotonic()
+
+        return keep
+
+
+class _Gathering:
+    """Hands lines on many at a time: each write may go to another thread."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def write(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        self._sink.write(b"".join(self._lines))
+        self._lines.clear()
+        self._size = 0
 
 
 def _part_key(batch: Batch, name: str, kind: str) -> str:
