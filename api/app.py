@@ -14,6 +14,7 @@ from flask import Flask, Response, g, request
 from api import errors
 from api.access import KeyRing
 from api.doors import (
+    batches,
     completions,
     dead_letters,
     documents,
@@ -33,6 +34,7 @@ from api.models_proxy import ModelsProxy
 from api.services import Services
 from api.synchronous import ClientGone, client_gone_response
 from api.waiting import Waiter
+from jobs.batches import BatchRules
 from jobs.broker import MessageMaker, make_celery
 from jobs.files import FileStore
 from jobs.redis_clients import api_client, listener_client
@@ -45,7 +47,7 @@ from jobs.tracing import Tracing
 
 _log = structlog.get_logger("promptq.api")
 _DOORS = (
-    *(jobs, dead_letters, queues, responses, completions, generate, models, files),
+    *(jobs, dead_letters, queues, responses, completions, generate, models, files, batches),
     *(webhook_endpoints, webhook_secret, webhook_deliveries, health, documents),
 )
 _WITHOUT_KEY = frozenset(
@@ -84,6 +86,7 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
         result_ttl=settings.result_ttl,
         fsync=settings.durability == "fsync",
         sealer=Sealer.from_settings(settings),
+        batch_rules=BatchRules.from_settings(settings),
     )
     services = Services(
         settings=settings,

@@ -66,7 +66,7 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
                 deadline_seconds=submission.deadline_seconds or services().settings.default_deadline,
                 attempt_timeout=submission.attempt_timeout,
                 idempotency_key=key,
-                fingerprint=_fingerprint(sent) if key is not None else "",
+                fingerprint=fingerprint(sent) if key is not None else "",
                 background=submission.background,
                 webhook_url=submission.webhook_url,
                 webhook_host=webhook_host,
@@ -137,6 +137,7 @@ def check_prompt(body: dict[str, Any], raw_size: int, *, prefix: str = "") -> No
     check_prompt_size(body, services().settings.max_prompt_bytes, raw_size, prefix=prefix)
 
 
-def _fingerprint(sent: Mapping[str, Any]) -> str:
+def fingerprint(sent: Mapping[str, Any]) -> str:
+    """What an Idempotency-Key stands for: the path, and the request as it came."""
     canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{request.path}\n{canonical}".encode("ascii")).hexdigest()

@@ -17,6 +17,7 @@ from jobs.bodies import (
     Metadata,
     ModelName,
     NoStream,
+    OpenAIs,
     Ours,
     ResponseBody,
     WebhookUrl,
@@ -155,6 +156,25 @@ class InputItemsQuery(PageQuery):
     """Which page of a response's input items, and in which order."""
 
     order: Literal["asc", "desc"] = "desc"
+
+
+class OutputExpiresAfter(Ours):
+    """How long a batch's files with results are kept."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)
+
+
+class BatchCreate(OpenAIs):
+    """The body of `POST /v1/batches`, as OpenAI documents it."""
+
+    input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    endpoint: Endpoint
+    completion_window: Annotated[str, StringConstraints(max_length=16)] = Field(
+        description="`24h` at OpenAI; here any number of s, m, h or d, up to 30 days.", examples=["24h"]
+    )
+    metadata: Metadata | None = None
+    output_expires_after: OutputExpiresAfter | None = None
 
 
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"

@@ -10,6 +10,7 @@ PromptQError
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
 │   ├── NotRetryable                    409
+│   ├── BatchNotCancellable             409
 │   ├── NotDeliverable                  409
 │   ├── SecretShown                     409
 │   ├── PayloadTooLarge                 413
@@ -24,6 +25,7 @@ PromptQError
 ├── StorageOff                          501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
+├── Fenced                              a batch is another worker's by now
 ├── WaitTimeout                         504
 ├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
@@ -114,6 +116,13 @@ class NotRetryable(RequestError):
     """Raised when a job shall be retried that has neither failed nor been cancelled."""
 
     code = "not_retryable"
+    http_status = 409
+
+
+class BatchNotCancellable(RequestError):
+    """Raised when a batch shall be cancelled that has ended, or whose results are being put together."""
+
+    code = "batch_not_cancellable"
     http_status = 409
 
 
@@ -217,6 +226,12 @@ class WebhookTestFailed(PromptQError):
 
     code = "webhook_test_failed"
     http_status = 502
+
+
+class Fenced(PromptQError):
+    """Raised in a worker whose claim to a batch has gone to another."""
+
+    code = "fenced"
 
 
 class WaitTimeout(PromptQError):

@@ -223,12 +223,13 @@ class FileStore:
         return ids, f"({found[-1][1]:.0f}" if found else bound
 
     def delete(self, file_id: str, owner: str) -> None:
-        """Remove a file. Raises ``NotFound``."""
+        """Remove a file; its content goes when no batch needs it any more. Raises ``NotFound``."""
         with redis_errors():
             content = self._scripts.file_delete(args=[file_id, owner]).decode()
         if not content:
             raise _unknown()
-        self.forget(content)
+        if content != "used":
+            self.forget(content)
 
     def purge_expired(self, limit: int = 1000) -> int:
         """Delete contents whose files have expired or are deleted, or that no file has taken; answer how many.

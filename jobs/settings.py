@@ -125,6 +125,21 @@ class Settings(BaseSettings):
         QUEUES, description="Queues that this worker serves, in order of preference, separated by commas."
     )
     worker_ready_file: Path | None = Field(None, description="The worker writes its pid here once it consumes.")
+    bulk_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of a worker's slots that bulk may take; the rest stays free for the other queues it serves.",
+    )
+    batch_window: int = Field(
+        5000,
+        ge=2,
+        le=100_000,
+        description="Jobs that one batch has in the queue at once; its other lines stay in their file until then.",
+    )
+    batch_ttl: int = Field(
+        30 * 24 * 3600, ge=1, le=10 * 365 * 24 * 3600, description="How long a batch that has ended is kept."
+    )
     lease_seconds: float = Field(
         30, ge=1, le=3600, description="How long a claim holds without a heartbeat before the job is given to another."
     )

@@ -13,6 +13,7 @@ from redis.commands.core import Script
 from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
+from jobs.batches import BatchRules, BatchStore
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable
@@ -66,6 +67,7 @@ class JobStore:
         result_ttl: int,
         fsync: bool = False,
         sealer: Sealer | None = None,
+        batch_rules: BatchRules | None = None,
     ) -> None:
         """``fsync``: whether a job counts as made only once it is on disk. ``sealer``: for the secrets of webhooks."""
         self._client = client
@@ -75,6 +77,7 @@ class JobStore:
         self._ttl_ms = result_ttl * 1000
         #: What an operator does.
         self.queues = QueueControl(client, self._scripts)
+        self.batches = BatchStore(client, self._scripts, messages, batch_rules or BatchRules())
         #: Who is told of the jobs' ends, and the telling.
         self.webhooks = WebhookStore(client, self._scripts, sealer)
         self.outbox = Outbox(client, self._scripts, ttl_ms=self._ttl_ms)

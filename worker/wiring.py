@@ -10,6 +10,7 @@ import gevent
 import httpx2
 from celery import Celery
 
+from jobs.batches import BatchRules
 from jobs.broker import MessageMaker
 from jobs.files import FileStore
 from jobs.redis_clients import listener_client, worker_client
@@ -32,7 +33,12 @@ _INSTRUMENTATIONS = ("opentelemetry.instrumentation.celery", "opentelemetry.inst
 
 def make_store(app: Celery, settings: Settings) -> JobStore:
     """The store as a worker uses it."""
-    return JobStore(worker_client(settings), MessageMaker(app), result_ttl=settings.result_ttl)
+    return JobStore(
+        worker_client(settings),
+        MessageMaker(app),
+        result_ttl=settings.result_ttl,
+        batch_rules=BatchRules.from_settings(settings),
+    )
 
 
 def make_files(settings: Settings) -> FileStore:

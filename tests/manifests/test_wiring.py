@@ -319,7 +319,7 @@ def test_arguments_are_modules_of_the_image() -> None:
 def test_triggers_measure_the_backlogs(folder: str) -> None:
     """Each backlog has one trigger, by the key that the store uses; it is summed in a formula, or stands alone."""
     triggers = [trigger for one in rendered(folder).of("ScaledObject") for trigger in one["spec"]["triggers"]]
-    names = (*queues.QUEUES, queues.WEBHOOKS)
+    names = (*queues.QUEUES, queues.WEBHOOKS, queues.BATCHES)
     assert sorted(one["metadata"]["listName"] for one in triggers) == sorted(map(queues.backlog_key, names))
     for trigger in triggers:
         assert trigger["metadata"]["listName"] == queues.backlog_key(trigger["name"])
@@ -333,11 +333,11 @@ def test_triggers_measure_the_backlogs(folder: str) -> None:
         assert formula is not None or len(named) == 1, "several triggers without a formula give the maximum"
         if formula is not None:
             # What KEDA's expressions make of it is what Python does: sums and min.
-            numbers = dict(zip(sorted(named), (300, 20, 5, 1000), strict=False))
+            numbers = dict(zip(sorted(named), (300, 20, 5, 7, 1000), strict=False))
             target = int(scaled["spec"]["advanced"]["scalingModifiers"]["target"])
             value = eval(formula, {"__builtins__": {}, "min": min}, numbers)  # noqa: S307  # it is our own
             jobs = sum(number for name, number in numbers.items() if name != queues.WEBHOOKS)
-            assert value == jobs + min(numbers[queues.WEBHOOKS], target)
+            assert value == jobs + min(numbers.get(queues.WEBHOOKS, 0), target)
 
 
 @pytest.mark.parametrize("folder", SCALED)
