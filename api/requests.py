@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from jobs.bodies import (
@@ -193,8 +194,9 @@ class FileCreate(Ours):
     model_config = ConfigDict(json_schema_extra=_with_file)
 
     purpose: UploadPurpose
-    anchor: Literal["created_at"] | None = Field(None, alias=_ANCHOR)
-    seconds: int | None = Field(
+    # A form has no null.
+    anchor: Literal["created_at"] | SkipJsonSchema[None] = Field(None, alias=_ANCHOR)
+    seconds: int | SkipJsonSchema[None] = Field(
         None,
         alias=_SECONDS,
         ge=MIN_LIFETIME,
