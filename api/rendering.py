@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jobs.errors import LLMRateLimited
+from jobs.errors import LLMRateLimited, LLMUnsupported
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
 from jobs.webhooks import Delivery, Endpoint
@@ -124,6 +124,9 @@ def response_answer(job: Job, position: int | None = None) -> dict[str, Any]:
         status=job.status.value,
         background=job.background,
     )
+    if job.previous_response_id is not None:
+        # The LLM was told another id, or none.
+        response["previous_response_id"] = job.previous_response_id
     if upstream_id is not None:
         response["upstream_id"] = str(upstream_id)
     if position is not None:
@@ -161,7 +164,7 @@ def _response_error(job: Job) -> dict[str, Any] | None:
         return None
     if job.error["code"] == LLMRateLimited.code:
         code = "rate_limit_exceeded"
-    elif job.error.get("upstream_status") == 400:
+    elif job.error.get("upstream_status") == 400 or job.error["code"] == LLMUnsupported.code:
         code = "invalid_prompt"
     else:
         code = "server_error"
