@@ -127,6 +127,8 @@ def response_answer(job: Job, position: int | None = None) -> dict[str, Any]:
     if job.previous_response_id is not None:
         # The LLM was told another id, or none.
         response["previous_response_id"] = job.previous_response_id
+    if not job.stored:
+        response["store"] = False
     if upstream_id is not None:
         response["upstream_id"] = str(upstream_id)
     if position is not None:
