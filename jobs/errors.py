@@ -9,6 +9,7 @@ PromptQError
 │   ├── Unauthorized                    401
 │   ├── Forbidden                       403
 │   ├── NotFound                        404
+│   │   └── ContentMissing              the record is there, its content is not
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
 │   ├── NotRetryable                    409
@@ -18,9 +19,11 @@ PromptQError
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
+│   ├── StorageUnavailable              nothing was done
 │   ├── AcceptanceUnknown               the reply was lost: maybe a job was made
 │   └── OutcomeUnknown                  the reply was lost: maybe something was changed
 ├── WebhooksOff                         501
+├── StorageOff                          501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
 ├── WaitTimeout                         504
@@ -110,6 +113,10 @@ class NotFound(RequestError):
     http_status = 404
 
 
+class ContentMissing(NotFound):
+    """Raised when the storage has no content under a key."""
+
+
 class IdempotencyConflict(RequestError):
     """Raised when an Idempotency-Key comes back with another request."""
 
@@ -172,6 +179,12 @@ class StoreFull(Unavailable):
     code = "store_full"
 
 
+class StorageUnavailable(Unavailable):
+    """Raised when the storage of files does not answer, is full or refuses us."""
+
+    code = "storage_unavailable"
+
+
 class AcceptanceUnknown(Unavailable):
     """Raised when Redis was asked to make a job and its answer was lost."""
 
@@ -196,6 +209,13 @@ class WebhooksOff(PromptQError):
     """Raised when a webhook is asked for on a server that has no key to keep signing secrets with."""
 
     code = "webhooks_not_set_up"
+    http_status = 501
+
+
+class StorageOff(PromptQError):
+    """Raised when a file is asked for on a server that has no storage for files."""
+
+    code = "files_not_set_up"
     http_status = 501
 
 

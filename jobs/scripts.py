@@ -27,9 +27,9 @@ STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 UNSTORED_SECONDS: Final = 300
 
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe"})
+_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create"})
 #: What stands before each script, in this order.
-_LIBRARY: Final = ("base", "outbox", "lib")
+_LIBRARY: Final = ("base", "files", "outbox", "lib")
 
 
 class Scripts:
@@ -64,6 +64,10 @@ class Scripts:
         self.endpoint_delete = self._load(client, "endpoint_delete")
         self.secret = self._load(client, "secret")
         self.probe = self._load(client, "probe")
+        self.file_reserve = self._load(client, "file_reserve")
+        self.file_create = self._load(client, "file_create")
+        self.file_delete = self._load(client, "file_delete")
+        self.garbage = self._load(client, "garbage")
 
     @staticmethod
     def _load(client: Redis, name: str) -> Script:
