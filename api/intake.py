@@ -119,7 +119,8 @@ def is_stored(body: ResponseBody, *, waits: bool, webhook_url: str | None, prefi
         raise StoreRequired("'background' needs a response that is stored: leave 'store' out.", param="background")
     if not waits:
         raise StoreRequired(
-            "Nobody could get this response: without 'store' it is for a caller who waits for it.", param=f"{prefix}store"
+            "Nobody could get this response: without 'store' it is for a caller who waits for it.",
+            param=f"{prefix}store",
         )
     if webhook_url is not None:
         raise StoreRequired("A webhook tells of a response that is stored: leave 'store' out.", param=f"{prefix}store")

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from jobs.conversation import history_after
-from jobs.errors import InvalidRequest, NotFound, PayloadTooLarge, PreviousResponseNotCompleted, PreviousResponseNotFound
+from jobs.errors import (
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PreviousResponseNotCompleted,
+    PreviousResponseNotFound,
+)
 from jobs.model import RESPONSES, JobStatus
 from jobs.queues import JOB_ID_PATTERN
 from jobs.settings import Settings
@@ -31,7 +37,7 @@ class Continuation:
 def continuation(
     body: dict[str, Any], owner: str, *, store: JobStore, settings: Settings, prefix: str = ""
 ) -> Continuation:
-    """What the body of a response continues; nothing if it names no previous response. ``prefix``: where the body stands.
+    """What the body of a response continues; nothing if it names none. ``prefix``: where the body stands.
 
     Raises ``PreviousResponseNotFound`` unless the owner has it, ``PreviousResponseNotCompleted``, ``InvalidRequest``,
     or ``PayloadTooLarge`` where the whole conversation is larger than a prompt may be.

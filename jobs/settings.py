@@ -266,7 +266,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _chat_keeps_nothing(self) -> Settings:
         if self.llm_api == "chat" and self.conversations == "llm":
-            raise ValueError("with PROMPTQ_LLM_API=chat the LLM keeps no conversation: PROMPTQ_CONVERSATIONS is compose")
+            raise ValueError(
+                "with PROMPTQ_LLM_API=chat the LLM keeps no conversation: PROMPTQ_CONVERSATIONS is compose"
+            )
         return self
 
     @field_validator("storage")

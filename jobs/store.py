@@ -235,7 +235,10 @@ class JobStore:
         return Page(jobs, has_more=len(rows) > limit)
 
     def cancel(self, job_id: str, owner: str, *, unstored: bool = False) -> bool:
-        """End the job as cancelled; False if it had ended already. Raises ``NotFound``. ``unstored``: as for ``get``."""
+        """End the job as cancelled; False if it had ended already.
+
+        Raises ``NotFound``. ``unstored``: as for ``get``.
+        """
         with redis_errors():
             verdict = self._scripts.cancel(args=[job_id, owner, self._ttl_ms, int(unstored)])
         if verdict == b"gone":

@@ -1,7 +1,7 @@
 """A request for a response as one for a chat completion, for an LLM that speaks no more than that.
 
-Pure functions. What has no counterpart is refused by its name. Left out is what only concerns how the LLM would keep the
-response, or what it would tell besides its answer; ``docs/conversations.md`` lists it. Unknown members pass.
+Pure functions. What has no counterpart is refused by its name. Left out is what only concerns how the LLM would keep
+the response, or what it would tell besides its answer; ``docs/conversations.md`` lists it. Unknown members pass.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TEXT_PARTS: Final = ("input_text", "output_text")
 
 
 def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of the chat completion that asks the same. Raises ``LLMUnsupported``, which names what cannot be asked."""
+    """The body of the chat completion that asks the same. Raises ``LLMUnsupported``, which names what it cannot ask."""
     given = {name: value for name, value in body.items() if value is not None}
     for name in _REFUSED:
         if name in given:
@@ -98,9 +98,7 @@ def _add_call(messages: list[dict[str, Any]], item: dict[str, Any], at: str) -> 
 
 def _add_output(messages: list[dict[str, Any]], item: dict[str, Any], at: str) -> None:
     content = _content(item.get("output"), f"{at}.output", text_alone=True)
-    messages.append(
-        {"role": "tool", "tool_call_id": _string(item.get("call_id"), f"{at}.call_id"), "content": content}
-    )
+    messages.append({"role": "tool", "tool_call_id": _string(item.get("call_id"), f"{at}.call_id"), "content": content})
 
 
 _ITEMS: Final[Mapping[str, Callable[[list[dict[str, Any]], dict[str, Any], str], None]]] = {

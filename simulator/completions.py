@@ -119,7 +119,11 @@ def _function_call(call: Call) -> JsonObject | None:
     """Return the call of the first function that is offered, where the model makes one and has no output of it yet."""
     tools, messages = call.body.get("tools"), call.body["messages"]
     tool = tools[0] if call.behaviour.tool and isinstance(tools, list) and tools else None
-    if not isinstance(tool, dict) or not isinstance(messages, list) or "tool" in [one.get("role") for one in messages[-1:]]:
+    if (
+        not isinstance(tool, dict)
+        or not isinstance(messages, list)
+        or "tool" in [one.get("role") for one in messages[-1:]]
+    ):
         return None
     arguments = encode({"prompt": conversation_text(messages)}).decode("ascii")
     function = {"name": tool["function"]["name"], "arguments": arguments}

@@ -26,8 +26,8 @@ from jobs.errors import (
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.settings import Settings
 from jobs.translation import chat_body
-from worker.transport import StackedTransport
 from worker.translation import response_of
+from worker.transport import StackedTransport
 
 #: Each exception class of the SDK and what it is to us; a class not named here is what its nearest base is. A test
 #: enumerates the installed SDK's classes and fails if one is not covered.

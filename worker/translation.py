@@ -1,7 +1,7 @@
 """Chat completions as responses, for an LLM that speaks no more than those: whole answers, and streams.
 
-Pure functions, of what the LLM sent and what it was asked. A whole answer is read as a stream of one chunk, so that there
-is one translation.
+Pure functions, of what the LLM sent and what it was asked. A whole answer is read as a stream of one chunk, so that
+there is one translation.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def response_of(asked: Mapping[str, Any], completion: Mapping[str, Any], *, numb
     return response
 
 
-def response_events(
-    asked: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]], *, number: str
-) -> Iterator[Event]:
+def response_events(asked: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]], *, number: str) -> Iterator[Event]:
     """The events of a response's stream (openai ``types/responses/response_stream_event.py``), numbered from 0, each as
     soon as the chunks of the chat completion's stream allow.
 
@@ -147,19 +145,19 @@ class ResponseStream:
         if self._open is not None and self._output[self._open]["type"] != item_kind:
             yield from self._close_item("completed")
         if self._open is None:
-            more = {"summary": []} if item_kind == "reasoning" else {"role": "assistant"}
+            about: dict[str, Any] = {"summary": []} if item_kind == "reasoning" else {"role": "assistant"}
             self._open = len(self._output)
-            yield from self._add_item(item_kind, **more, content=[])
+            yield from self._add_item(item_kind, **about, content=[])
         if self._text is not None and self._text.kind != kind:
             yield from self._close_text()
         if self._text is None:
             self._text = _Text(kind)
             yield self._event("response.content_part.added", **self._place(), part=_part(self._text))
         self._text.pieces.append(piece)
-        more = {}
+        more: dict[str, Any] = {}
         if kind == "output_text":
             self._text.logprobs += logprobs or []
-            more = {"logprobs": logprobs or []}
+            more["logprobs"] = logprobs or []
         if piece:
             yield self._event(f"{events}.delta", **self._place(), delta=piece, **more)
 
@@ -218,7 +216,8 @@ class ResponseStream:
 
     def _close_text(self) -> Iterator[Event]:
         text, self._text = self._text, None
-        assert text is not None and self._open is not None
+        assert text is not None
+        assert self._open is not None
         item = self._output[self._open]
         _, member, events = _TEXTS[text.kind]
         # Where the text stands is told by the item without it.

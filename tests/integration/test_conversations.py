@@ -97,7 +97,12 @@ def test_a_response_that_is_not_stored_is_an_answer_and_no_more(sdk: Sdk, client
         sdk(lambda client: client.responses.create(model="sim", input="x", previous_response_id=job_id))
     assert caught.value.code == "previous_response_not_found"
     for method, path in [
-        *(("GET", "/v1/jobs/{}"), ("POST", "/v1/jobs/{}/cancel"), ("DELETE", "/v1/jobs/{}"), ("POST", "/v1/jobs/{}/retry")),
+        *(
+            ("GET", "/v1/jobs/{}"),
+            ("POST", "/v1/jobs/{}/cancel"),
+            ("DELETE", "/v1/jobs/{}"),
+            ("POST", "/v1/jobs/{}/retry"),
+        ),
         *(("GET", "/v1/jobs?after={}"), ("GET", "/v1/responses?after={}")),
     ]:
         assert client.request(method, path.format(job_id)).status_code == 404, (method, path)
@@ -131,7 +136,7 @@ def test_what_nobody_could_get_is_refused(
 
 @pytest.mark.parametrize("model", ["sim", "sim-400"])
 def test_a_key_brings_an_answer_back_that_is_not_stored(client: httpx2.Client, stack: Stack, model: str) -> None:
-    """The same request with the same Idempotency-Key gets the same answer again, for one LLM call; a failure likewise."""
+    """The same request with the same Idempotency-Key gives the same answer or failure again, for one LLM call."""
     prompt, headers = unique(), {"Idempotency-Key": uuid.uuid4().hex}
     body = {"model": model, "input": prompt, "store": False}
     first, second = (client.post(RESPONSES, json=body, headers=headers) for _ in range(2))

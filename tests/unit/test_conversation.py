@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam
 from pydantic import TypeAdapter
@@ -36,7 +36,11 @@ SAID = {
     "status": "completed",
     "content": [{"type": "output_text", "text": "It is ", "annotations": []}, {"type": "output_text", "text": "blue."}],
 }
+WHATEVER_THE_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CALL = {"id": "fc_1", "type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "status": "completed"}
+PLAIN = {"type": "message", "role": "assistant"}
+REASONING = {"type": "reasoning", "id": "rs_1", "summary": []}
+SEARCH = {"type": "search", "query": "q"}
 
 
 def request(given: Any, **more: Any) -> bytes:
@@ -61,7 +65,9 @@ def answered(store: JobStore, *output: Any, given: Any = "Which colour?", **chan
     return ended(store, Outcome(JobStatus.COMPLETED, result(*(output or (SAID,)))), given, **changes)
 
 
-def continued(store: JobStore, previous_id: Any, owner: str = "ann", given: Any = "Why?", **settings: Any) -> Continuation:
+def continued(
+    store: JobStore, previous_id: Any, owner: str = "ann", given: Any = "Why?", **settings: Any
+) -> Continuation:
     """What a new response continues."""
     body = {"model": "sim", "input": given, "previous_response_id": previous_id}
     return continuation(body, owner, store=store, settings=Settings(**settings))
@@ -89,18 +95,18 @@ def test_a_turn_follows_the_one_before() -> None:
 @pytest.mark.parametrize(
     ("item", "kept"),
     [
-        ({**SAID, "content": [{"type": "refusal", "refusal": "No."}]}, {"type": "message", "role": "assistant", "content": "No."}),
-        ({**SAID, "phase": "commentary", "content": "x"}, {"type": "message", "role": "assistant", "phase": "commentary", "content": "x"}),
+        ({**SAID, "content": [{"type": "refusal", "refusal": "No."}]}, {**PLAIN, "content": "No."}),
+        ({**SAID, "phase": "commentary", "content": "x"}, {**PLAIN, "phase": "commentary", "content": "x"}),
         ({**SAID, "content": []}, None),
-        ({"type": "reasoning", "id": "rs_1", "summary": []}, None),
-        ({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "e"}, ...),
-        ({"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]}, ...),
-        ({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}}, ...),
+        ({**REASONING}, None),
+        ({**REASONING, "encrypted_content": "e"}, ...),
+        ({**REASONING, "content": [{"type": "reasoning_text", "text": "t"}]}, ...),
+        ({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": SEARCH}, ...),
         ({"type": "item_reference", "id": "msg_1"}, ...),
         ({"role": "user", "content": [{"type": "input_image", "image_url": "data:", "detail": "auto"}]}, ...),
     ],
     ids=lambda value: str(value)[:50],
-)  # fmt: skip
+)
 def test_each_item_goes_on_as_it_may_be_sent_back(item: Any, kept: Any) -> None:
     """Ids that only the LLM knew go, mere references to what it kept too; all else stays as it came."""
     history = json.loads(history_after(None, request([]), result(item)))
@@ -114,18 +120,22 @@ def test_any_text_comes_through(texts: list[str]) -> None:
     """Lone surrogates, NUL and what looks like JSON are in the history, and in the LLM's body, as they were said."""
     history = None
     for text in [*texts, "\ud800"]:
-        history = history_after(history, request(text), result({**SAID, "content": [{"type": "output_text", "text": text}]}))
+        history = history_after(
+            history, request(text), result({**SAID, "content": [{"type": "output_text", "text": text}]})
+        )
     assert history is not None
     said = [item["content"] for item in json.loads(history)]
     assert said == [one for text in [*texts, "\ud800"] if text for one in (text, text)]
 
 
 def test_the_llm_gets_the_whole_conversation(store: JobStore) -> None:
-    """The body is the request with the history before its input, without our id; the record keeps the request as it came."""
+    """The body is the request with the history before its input, without our id; the record keeps it as it came."""
     previous = answered(store)
     sent = request("Why?", previous_response_id=previous, instructions="Be kind.", top_p=1)
     continues = continued(store, previous)
-    held = running(store, "c2", endpoint=RESPONSES, request=sent, previous_response_id=previous, history=continues.history)
+    held = running(
+        store, "c2", endpoint=RESPONSES, request=sent, previous_response_id=previous, history=continues.history
+    )
     assert json.loads(llm_body(held.job)) == {
         "model": "sim",
         "input": [
@@ -164,7 +174,15 @@ def test_only_an_owners_response_is_continued(store: JobStore) -> None:
     store.delete(deleted, "ann")
     other = running(store, "c9")
     store.complete(other, Outcome(JobStatus.COMPLETED, b'{"choices": []}'))
-    lost = [deleted, "resp_" + "0" * 32, answered(store, stored=False), other.job.id, "nonsense", "", "resp_" + "0" * 33]
+    lost = [
+        deleted,
+        "resp_" + "0" * 32,
+        answered(store, stored=False),
+        other.job.id,
+        "nonsense",
+        "",
+        "resp_" + "0" * 33,
+    ]
     for owner, previous in [("bob", known), *(("ann", one) for one in lost)]:
         with pytest.raises(PreviousResponseNotFound) as caught:
             continued(store, previous, owner)
@@ -266,11 +284,13 @@ def test_a_job_that_is_not_stored_is_not_there(store: JobStore, redis_client: re
 
 @pytest.mark.parametrize("outcome", [Outcome(JobStatus.COMPLETED, result(SAID)), FAILED], ids=["completed", "failed"])
 def test_a_job_that_is_not_stored_goes_soon(store: JobStore, redis_client: redis.Redis, outcome: Outcome) -> None:
-    """After its end its record and its Idempotency-Key stay for minutes; it is no dead letter, and leaves nothing behind."""
+    """After its end its record and its Idempotency-Key stay for minutes; it is no dead letter, and leaves nothing."""
     new = new_job(endpoint=RESPONSES, stored=False, idempotency_key="k", fingerprint="f")
     store.create(new)
     assert store.complete(claim(store, new.id), outcome) == "done"
-    assert store.known("ann", "k", "f") == store.create(new_job(endpoint=RESPONSES, idempotency_key="k", fingerprint="f"))
+    assert store.known("ann", "k", "f") == store.create(
+        new_job(endpoint=RESPONSES, idempotency_key="k", fingerprint="f")
+    )
     (idempotency,) = redis_client.keys("promptq:idem:*")
     for key in (queues.job_key(new.id), idempotency):
         assert 0 < redis_client.pttl(key) <= UNSTORED_SECONDS * 1000
@@ -296,6 +316,8 @@ def test_what_was_made_can_be_asked_for(store: JobStore) -> None:
 
 def test_what_is_not_stored_is_not_told(store: JobStore) -> None:
     """No webhook tells of a response that cannot be looked up."""
-    held = running(store, endpoint=RESPONSES, stored=False, webhook_url="https://own.example/in", webhook_host="own.example")
+    held = running(
+        store, endpoint=RESPONSES, stored=False, webhook_url="https://own.example/in", webhook_host="own.example"
+    )
     store.complete(held, Outcome(JobStatus.COMPLETED, result(SAID)))
     assert store.outbox.list("ann", limit=10).deliveries == []

@@ -193,7 +193,9 @@ def test_an_llm_of_chat_completions_alone_is_asked_for_one() -> None:
         seen.append(request)
         choice = {"index": 0, "message": {"role": "assistant", "content": "There."}, "finish_reason": "length"}
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-        return httpx2.Response(200, json={"id": "c", "choices": [choice], "usage": usage}, headers={"x-request-id": "r"})
+        return httpx2.Response(
+            200, json={"id": "c", "choices": [choice], "usage": usage}, headers={"x-request-id": "r"}
+        )
 
     with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
         client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import BaseModel
 from openai.types.chat import completion_create_params
@@ -21,9 +22,14 @@ from worker.translation import response_events, response_of
 EVENTS: dict[str, type[BaseModel]] = {
     get_args(one.model_fields["type"].annotation)[0]: one for one in get_args(get_args(ResponseStreamEvent)[0])
 }
+WHATEVER_THE_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 ASKED = {"model": "sim", "input": "Where?"}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}
+SAID = {"type": "output_text", "text": "I look."}
+IMAGE = {"type": "input_image", "image_url": "x"}
+KINDS = ["message", "user", "function", "input_text"]
+NAMES = ["type", "role", "content", "text", "name", "output", "call_id", "input_audio", "tools", "format"]
 
 
 def valid_chat(body: dict[str, Any]) -> dict[str, Any]:
@@ -82,9 +88,15 @@ def test_instructions_and_limits_have_other_names() -> None:
     """Instructions are a system message, and limits, effort and formats stand where a chat completion has them."""
     schema = {"type": "json_schema", "name": "n", "schema": PARAMETERS, "strict": True, "description": None}
     asked = {
-        **{**ASKED, "instructions": "Be brief.", "max_output_tokens": 9, "reasoning": {"effort": "low", "summary": "auto"}},
-        **{"text": {"format": schema, "verbosity": "low"}, "metadata": {"a": "b"}, "truncation": "disabled"},
-        **{"include": ["reasoning.encrypted_content", "message.output_text.logprobs"], "max_tool_calls": 1},
+        **ASKED,
+        "instructions": "Be brief.",
+        "max_output_tokens": 9,
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "text": {"format": schema, "verbosity": "low"},
+        "metadata": {"a": "b"},
+        "truncation": "disabled",
+        "include": ["reasoning.encrypted_content", "message.output_text.logprobs"],
+        "max_tool_calls": 1,
     }
     assert valid_chat(chat_body(asked)) == {
         "model": "sim",
@@ -132,7 +144,7 @@ def test_tools_and_what_they_said() -> None:
     asked = [
         {"role": "user", "content": "Rome and Oslo?"},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
-        {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}, {"type": "refusal", "refusal": "!"}]},
+        {"role": "assistant", "content": [SAID, {"type": "refusal", "refusal": "!"}]},
         {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
         {"type": "function_call", "call_id": "c2", "name": "weather", "arguments": "[]"},
         {"type": "function_call_output", "call_id": "c1", "output": "sun"},
@@ -140,7 +152,7 @@ def test_tools_and_what_they_said() -> None:
         {"type": "function_call", "call_id": "c3", "name": "weather", "arguments": "{}"},
         {"type": "message", "role": "assistant", "content": "Once more."},
         {"type": "function_call_output", "call_id": "c3", "output": "rain"},
-    ]  # fmt: skip
+    ]
     more = {"tools": [tool], "tool_choice": {"type": "function", "name": "weather"}, "parallel_tool_calls": False}
     body = valid_chat(chat_body({"model": "sim", "input": asked, **more}))
     function = {"name": "weather", "description": "d", "parameters": PARAMETERS}
@@ -205,16 +217,16 @@ def content(*parts: Any, role: str = "user") -> dict[str, Any]:
         (item(role="user", content=None), "input.0.content"),
         (item(type="function_call", name="f", arguments="{}"), "input.0.call_id"),
         (item(type="function_call_output", output="x"), "input.0.call_id"),
-        (item(type="function_call_output", call_id="c", output=[{"type": "input_image", "image_url": "x"}]), "input.0.output.0"),
+        (item(type="function_call_output", call_id="c", output=[IMAGE]), "input.0.output.0"),
         (content({"type": "input_image", "file_id": "file-1"}), "input.0.content.0"),
         (content({"type": "input_file", "file_id": "file-1"}), "input.0.content.0"),
         (content({"type": "input_text", "text": "x"}, {"type": "input_video"}), "input.0.content.1"),
         (content({"type": "input_text"}), "input.0.content.0.text"),
         (content("x"), "input.0.content.0"),
-        (content({"type": "input_image", "image_url": "x"}, role="assistant"), "input.0.content.0"),
+        (content(IMAGE, role="assistant"), "input.0.content.0"),
     ],
     ids=lambda value: str(value)[:60],
-)  # fmt: skip
+)
 def test_what_has_no_counterpart_is_refused_by_name(asked: dict[str, Any], param: str) -> None:
     """What chat completions cannot say is refused, and where it stands is named."""
     with pytest.raises(LLMUnsupported) as caught:
@@ -234,26 +246,24 @@ def test_a_refusal_quotes_no_prompt() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["message", "user", "function", "input_text"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["type", "role", "content", "text", "name", "output", "call_id", "input_audio", "tools", "format"])
-        | st.text(max_size=3),
-        inner,
-        max_size=4,
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(KINDS),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=4)
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
-@given(st.dictionaries(st.sampled_from(["input", "tools", "tool_choice", "text", "reasoning", "include", "instructions"]), JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(["input", "tools", "tool_choice", "text", "reasoning", "include", "instructions"]), JSON
+    )
+)
 def test_whatever_is_asked_is_translated_or_refused(asked: dict[str, Any]) -> None:
     """No request makes the translation stumble, and it changes nothing of what it is given."""
     before = json.dumps(asked)
-    try:
+    with contextlib.suppress(LLMUnsupported):
         json.dumps(chat_body({"model": "sim", **asked}))
-    except LLMUnsupported:
-        pass
     assert json.dumps(asked) == before
 
 
@@ -289,9 +299,7 @@ def test_calls_are_items() -> None:
     assert response({"tool_calls": [call()]}, tools=[tool]).tools[0].name == "weather"
 
 
-@pytest.mark.parametrize(
-    ("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
-)
+@pytest.mark.parametrize(("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
 def test_a_cut_answer_is_incomplete(finish: str, reason: str) -> None:
     """What ended too early says why, and its last item is incomplete."""
     made = response({"content": "Ther"}, finish)
@@ -305,7 +313,10 @@ def test_refusals_citations_and_probabilities_are_parts() -> None:
     """A refusal is a part of its own; citations and log probabilities go with the text."""
     refused = response({"content": None, "refusal": "I won't."})
     assert refused.output[0].content[0].refusal == "I won't."
-    cited = {"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 1, "title": "t", "url": "https://x"}}
+    cited = {
+        "type": "url_citation",
+        "url_citation": {"start_index": 0, "end_index": 1, "title": "t", "url": "https://x"},
+    }
     assert response({"content": "See.", "annotations": [cited]}).output[0].content[0].annotations[0].url == "https://x"
     likely = {"token": "a", "logprob": -0.5, "bytes": None}
     answer = completion({"content": "a"})
@@ -337,7 +348,9 @@ def test_an_answer_without_a_message_is_a_bad_one(choices: Any) -> None:
 def test_usage_may_be_missing() -> None:
     """Not every LLM counts, and not every one adds up."""
     assert response_of(ASKED, completion({"content": "x"}, usage=None), number="a")["usage"] is None
-    counted = response_of(ASKED, completion({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": "2"}), number="a")
+    counted = response_of(
+        ASKED, completion({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": "2"}), number="a"
+    )
     assert counted["usage"]["total_tokens"] == 1
 
 
@@ -421,8 +434,8 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 def test_a_stream_ends_in_the_whole_answers_response(
     thought: str, said: str, refused: str, arguments: list[str], finish: str, cuts: list[int]
 ) -> None:
-    """However an answer is cut into chunks, the last event has the response that the whole answer is, and the deltas are
-    its texts."""
+    """However an answer is cut into chunks, the last event has the response that the whole answer is, and the deltas
+    are its texts."""
     calls = [call(f"c{number}", f"f{number}", text) for number, text in enumerate(arguments)]
     whole = {"reasoning_content": thought, "content": said, "refusal": refused, "tool_calls": calls}
     chunks = [chunk({"role": "assistant"})]
