@@ -14,6 +14,9 @@ QUEUES: Final[tuple[QueueName, ...]] = (INTERACTIVE, DEFAULT, BULK)
 
 RUN_JOB: Final = "promptq.run_job"
 
+#: The kind, in the index, of a job that its owner can neither list nor look up (``store: false``).
+UNSTORED: Final = "unstored"
+
 #: Every key of ours begins with this. ``jobs/lua`` gets it from here.
 PREFIX: Final = "promptq:"
 #: Terminal states, as ``job-id status``; what wakes those who wait for a job.

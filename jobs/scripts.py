@@ -23,6 +23,9 @@ MAX_STRIKES: Final = 3
 #: From then on it runs alone, so that the last strike is its own.
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
+#: How long a job is kept after its end that shall not be kept: its caller reads the answer, or repeats the request.
+UNSTORED_SECONDS: Final = 300
+
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
 _DENIED_WHEN_FULL: Final = frozenset(
     {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
@@ -102,6 +105,8 @@ def _constants() -> str:
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
         "SCHEMA_VERSION": SCHEMA_VERSION,
+        "UNSTORED": queues.UNSTORED,
+        "UNSTORED_MS": UNSTORED_SECONDS * 1000,
         "MAX_STRIKES": MAX_STRIKES,
         "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -23,6 +25,8 @@ from jobs.errors import (
 )
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.settings import Settings
+from jobs.translation import chat_body
+from worker.translation import response_of
 from worker.transport import StackedTransport
 
 #: Each exception class of the SDK and what it is to us; a class not named here is what its nearest base is. A test
@@ -85,8 +89,10 @@ class Answer:
 class LLMClient:
     """Calls any OpenAI-compatible LLM once per ``call``; retries are the queue's."""
 
-    def __init__(self, client: openai.OpenAI) -> None:
+    def __init__(self, client: openai.OpenAI, *, chat_alone: bool = False) -> None:
+        """``chat_alone``: the LLM has no Responses API, so that responses are asked for as chat completions."""
         self._client = client
+        self._chat_alone = chat_alone
 
     @classmethod
     def from_settings(cls, settings: Settings, watch: Callable[[httpx2.Client], None] | None = None) -> LLMClient:
@@ -110,11 +116,22 @@ class LLMClient:
                 max_retries=0,
                 timeout=timeout,
                 http_client=http_client,
-            )
+            ),
+            chat_alone=settings.llm_api == "chat",
         )
 
     def call(self, endpoint: Endpoint, body: bytes) -> Answer:
-        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits."""
+        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits.
+
+        Where the LLM speaks chat completions alone, a response is asked for and answered in translation.
+        """
+        if endpoint == RESPONSES and self._chat_alone:
+            asked = json.loads(body)
+            chat = json.dumps(chat_body(asked), separators=(",", ":")).encode("ascii")
+            return _as_response(asked, self._call(CHAT_COMPLETIONS, chat))
+        return self._call(endpoint, body)
+
+    def _call(self, endpoint: Endpoint, body: bytes) -> Answer:
         try:
             response = self._client.post(
                 endpoint.removeprefix("/v1"),
@@ -177,6 +194,17 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
         if 0 <= seconds < float("inf"):
             return seconds
     return None
+
+
+def _as_response(asked: Mapping[str, Any], answer: Answer) -> Answer:
+    response = response_of(asked, json.loads(answer.body), number=uuid.uuid4().hex)
+    return Answer(
+        body=json.dumps(response, separators=(",", ":")).encode("ascii"),
+        status=_STATUS[response["status"]],
+        usage=response["usage"],
+        error=None,
+        request_id=answer.request_id,
+    )
 
 
 def _read(endpoint: str, response: httpx2.Response) -> Answer:

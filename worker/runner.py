@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
+from jobs.conversation import llm_body
 from jobs.errors import LLMError, PromptQError, StoreUnavailable
 from jobs.model import Claim, Endpoint, JobStatus, Outcome
 from jobs.scripts import EXPIRED_ERROR
@@ -129,11 +130,10 @@ class Runner:
     def _call(self, claim: Claim, attempt: int, limit: float) -> Answer:
         """Make one LLM call of at most ``limit`` seconds, and count it. Raises as ``Calls.run`` does."""
         endpoint, began, outcome = claim.job.endpoint, self.monotonic(), PromptQError.code
+        body = llm_body(claim.job)
         with self.tracing.llm_call(claim.job, attempt) as span:
             try:
-                answer = self.calls.run(
-                    claim, lambda: self.llm.call(endpoint, claim.job.request), timeout=max(0.001, limit)
-                )
+                answer = self.calls.run(claim, lambda: self.llm.call(endpoint, body), timeout=max(0.001, limit))
                 outcome = OK
             except LLMError as error:
                 outcome = error.code

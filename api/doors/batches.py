@@ -10,7 +10,7 @@ from flask import Blueprint, Response, jsonify
 from api.answers import BatchAnswer, BatchList
 from api.bodies import query, read_object, validate
 from api.doors.ids import known_batch_id
-from api.intake import fingerprint, idempotency_key
+from api.intake import fingerprint_of, idempotency_key
 from api.openapi import operation
 from api.rendering import batch_answer, page
 from api.requests import BatchCreate, PageQuery
@@ -49,7 +49,7 @@ def create() -> Response:
             metadata=body.metadata or {},
             output_seconds=body.output_expires_after.seconds if body.output_expires_after else None,
             idempotency_key=key,
-            fingerprint=fingerprint(sent) if key is not None else "",
+            fingerprint=fingerprint_of(sent) if key is not None else "",
         )
     )
     return _answer(batch_id)
