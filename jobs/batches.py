@@ -366,7 +366,7 @@ class BatchStore:
         """Forget the lines that stand in a part now; ``skipped`` lines of it were never fed, up to ``offset``."""
         self._step(held, self._scripts.batch_part, name, held.batch.fed, skipped, offset, number, *members)
 
-    def finalize(self, held: HeldBatch) -> list[str] | None:
+    def finalize(self, held: HeldBatch) -> Sequence[str] | None:
         """Begin to put its files together; answer the names of its parts, or None if it is not that far."""
         with redis_errors():
             verdict, *parts = self._scripts.batch_finalize(args=self._claim(held))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -295,7 +295,7 @@ class Tender:
                 gathering.flush()
         return f"{number}:{counts['out']}:{counts['err']}"
 
-    def _finish(self, held: HeldBatch, parts: list[str]) -> None:
+    def _finish(self, held: HeldBatch, parts: Sequence[str]) -> None:
         """Put the files together and end the batch."""
         batch = held.batch
         files: dict[str, tuple[str, int]] = {}
@@ -325,7 +325,7 @@ class Tender:
                         keep()
         return size
 
-    def _lines(self, held: HeldBatch, batch: Batch) -> Iterator[RawLine]:
+    def _lines(self, held: HeldBatch, batch: Batch) -> Generator[RawLine, None, None]:
         """The lines of the batch's file that were not fed yet; others have their turn meanwhile."""
         try:
             chunks = self.files.storage.read(batch.input_content, batch.offset)
