@@ -29,6 +29,7 @@ from api.models_proxy import ModelsProxy
 from api.services import Services
 from api.synchronous import ClientGone, client_gone_response
 from api.waiting import Waiter
+from api.wakeups import Wakeups
 from jobs.broker import MessageMaker, make_celery
 from jobs.redis_clients import api_client, listener_client
 from jobs.sealing import Sealer
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
         store=store,
         keys=KeyRing(settings),
         waiter=Waiter(listener_client(settings)),
+        wakeups=Wakeups(listener_client(settings)),
         models=ModelsProxy(settings),
         metrics=Metrics(),
         tracing=tracing,

@@ -54,7 +54,7 @@ def install(app: Flask) -> None:
 
 
 #: Findings of our own validators about a whole object, and the member that they are about (api/requests.py).
-_AT: Final = {"no_prompt": "input", "misplaced": "promptq"}
+_AT: Final = {"no_prompt": "input", "misplaced": "promptq", "no_reader": "stream"}
 
 
 def first_problem(error: ValidationError, value: object, *, prefix: str = "") -> InvalidRequest:

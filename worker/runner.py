@@ -19,7 +19,9 @@ from jobs.tracing import Tracing
 from worker.calls import Aborted, AbortReason, Calls
 from worker.llm import Answer
 from worker.metrics import OK, WorkerMetrics
+from worker.relay import Relay
 from worker.retries import RetryPolicy
+from worker.streaming import Event
 
 T = TypeVar("T")
 
@@ -34,6 +36,9 @@ class LLM(Protocol):
 
     def call(self, endpoint: Endpoint, body: bytes) -> Answer:
         """Answer the body, or raise an ``LLMError``."""
+
+    def stream(self, endpoint: Endpoint, body: bytes, tell: Callable[[Event], None]) -> Answer:
+        """The same of a streamed call, with each event told as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Runner:
     worker: str
     lease_seconds: float
     call_timeout: float
+    #: Size of a stream (bytes) beyond which pieces of a text are put together.
+    stream_max_bytes: int = 256 * 1024
     #: Runs a job by itself that must not have neighbours; None where this process has nothing else to run.
     alone: Callable[[str], Ran | None] | None = None
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
@@ -131,9 +138,7 @@ class Runner:
         endpoint, began, outcome = claim.job.endpoint, self.monotonic(), PromptQError.code
         with self.tracing.llm_call(claim.job, attempt) as span:
             try:
-                answer = self.calls.run(
-                    claim, lambda: self.llm.call(endpoint, claim.job.request), timeout=max(0.001, limit)
-                )
+                answer = self._ask(claim, max(0.001, limit))
                 outcome = OK
             except LLMError as error:
                 outcome = error.code
@@ -147,6 +152,19 @@ class Runner:
                     span.failed(outcome)
             span.used(answer.usage)
         self.metrics.used(endpoint, answer.usage)
+        return answer
+
+    def _ask(self, claim: Claim, limit: float) -> Answer:
+        endpoint, request = claim.job.endpoint, claim.job.request
+        if not claim.job.stream:
+            return self.calls.run(claim, lambda: self.llm.call(endpoint, request), timeout=limit)
+        numbers = self._patiently(lambda: self.store.streams.begin(claim))
+        if isinstance(numbers, str):
+            raise Aborted(AbortReason.NOT_OURS)
+        with Relay(self.store.streams, claim, numbers, max_bytes=self.stream_max_bytes) as relay:
+            answer = self.calls.run(claim, lambda: self.llm.stream(endpoint, request, relay.tell), timeout=limit)
+        # All of it stands in the stream before the job ends.
+        self._patiently(relay.flush)
         return answer
 
     def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> Ran | None:

@@ -13,7 +13,7 @@ end
 
 local fields = {'retried_from', id}
 for _, name in ipairs({'v', 'endpoint', 'model', 'request', 'metadata', 'background', 'attempt_timeout',
-  'webhook_url', 'webhook_host'}) do
+  'webhook_url', 'webhook_host', 'stream'}) do
   local value = redis.call('HGET', job_key(id), name)
   if value then
     fields[#fields + 1] = name
