@@ -92,8 +92,11 @@ class Follower:
         return b"".join(told)
 
     def error(self, code: str, message: str, number: int | None = None) -> bytes:
-        """That the stream ends here although the job goes on, with where to find it."""
-        number = self.at + 1 if number is None else number
+        """That the stream ends here although the job goes on, with where to find it.
+
+        Without a number of its own it has that of the last event told: whoever goes on from there misses nothing.
+        """
+        number = self.at if number is None else number
         where = self._voice.where(self._job_id, number)
         return self._voice.error(code, f"{message}; the job goes on as {self._job_id}: see {where}.", number)
 
