@@ -41,7 +41,7 @@ def _watch(client: socket.socket, callback: Callable[[], None]) -> None:
 
 @contextmanager
 def cut_off(environ: dict[str, Any], seconds: float) -> Iterator[None]:
-    """Close the client's connection if the block lasts longer than this: one that does not read would hold it for ever."""
+    """Close the client's connection if the block lasts longer: one that does not read would hold it for ever."""
     client: socket.socket | None = environ.get("gunicorn.socket")
     if client is None:
         yield

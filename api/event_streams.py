@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,9 +42,9 @@ _log = structlog.get_logger("promptq.api")
 def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = False) -> Response:
     """The stream of a job that this request has made, or that its Idempotency-Key names.
 
-    In the background the answer begins at once, and a caller who goes away changes nothing. Otherwise it begins with the
-    LLM's first event, so that what goes wrong before has its own status; a caller who goes away cancels the job, as with
-    ``wait_for``. Raises what that raises.
+    In the background the answer begins at once, and a caller who goes away changes nothing. Otherwise it begins with
+    the LLM's first event, so that what goes wrong before has its own status; a caller who goes away cancels the job,
+    as with ``wait_for``. Raises what that raises.
     """
     follower = _follower(accepted.job_id, endpoint, opens=background, strict=not background)
     stream = _Stream(

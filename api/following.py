@@ -41,8 +41,11 @@ class Follower:
         opens: bool = False,
         strict: bool = False,
     ) -> None:
-        """``load`` reads the job, with its request and result. ``after``: the last number that the caller has. ``opens``:
-        whether the job was told of before its LLM was asked. ``strict``: ``EndedFirst`` is raised."""
+        """``load`` reads the job, with its request and result.
+
+        ``after``: the last number that the caller has. ``opens``: whether the job is told of before its LLM is asked.
+        ``strict``: whether ``EndedFirst`` is raised.
+        """
         self._streams = streams
         self._load = load
         self._job_id = job_id

@@ -148,7 +148,10 @@ class RetrieveQuery(BaseModel):
 
     stream: bool = Field(False, description="As server-sent events.")
     starting_after: int | None = Field(
-        None, ge=-1, le=2**53, description="The `sequence_number` of the last event that you have; without it, all come."
+        None,
+        ge=-1,
+        le=2**53,
+        description="The `sequence_number` of the last event that you have; without it, all come.",
     )
 
 

@@ -111,7 +111,7 @@ _BY_CODE: Final[Mapping[str, type[PromptQError]]] = {
 
 
 def error_of(job: Job) -> tuple[dict[str, Any], int]:
-    """Why a job brought no answer, as OpenAI writes errors, and the HTTP status of that; the LLM's own where it gave one."""
+    """Why a job brought no answer, as OpenAI writes errors, and its HTTP status; the LLM's own where it gave one."""
     if job.status is JobStatus.CANCELLED:
         cancelled = JobCancelled(f"The job {job.id} was cancelled.")
         return _body(cancelled.message, JobCancelled, cancelled.code), cancelled.http_status

@@ -33,8 +33,10 @@ class Voice(Protocol):
         """What is told last of a job that has ended."""
 
     def whole(self, job: Job, number: int, *, opened: bool) -> Iterator[tuple[int, bytes]]:
-        """All that can be told of a job that has ended without a stream, with its numbers from this one on; ``opened``: the
-        opening comes before it."""
+        """All that can be told of a job that has ended without a stream, with its numbers, from this one on.
+
+        ``opened``: whether the opening comes before it.
+        """
 
     def error(self, code: str, message: str, number: int) -> bytes:
         """That the stream ends here, and not its job."""

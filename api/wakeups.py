@@ -1,4 +1,4 @@
-"""Waking those who follow the streams of jobs: one connection per process, and a channel per job that is followed here."""
+"""Waking those who follow the streams of jobs: one connection per process, a channel per job that is followed here."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Times:
 
 
 def measure(loopback: Loopback, server: Server, seconds: float) -> dict[str, Any]:
-    """First piece and end, through us and directly, in turn, on a stack that has nothing else to do; a worker must run."""
+    """First piece and end, directly and through us, on a stack that has nothing else to do; a worker must run."""
     loopback.begin(latency=_LATENCY)
     loopback.llm.post("/control", json={"tokens_per_second": _TOKENS_PER_SECOND}).raise_for_status()
     llm_port = urlsplit(loopback.llm_url).port

@@ -121,8 +121,8 @@ class Settings(BaseSettings):
     stream_max_bytes: int = Field(
         256 * 1024,
         ge=0,
-        description="Size of a job's stream up to which each piece of text is kept as it came; beyond it several are put "
-        "together.",
+        description="Size of a job's stream up to which each piece of text is kept as it came; beyond it several are "
+        "put together.",
     )
 
     concurrency: int = Field(100, ge=1, le=5000, description="LLM calls that one worker process has in flight.")

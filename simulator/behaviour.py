@@ -63,8 +63,8 @@ class Ending(Enum):
 class Behaviour:
     """What one model does; the defaults are a normal answer.
 
-    latency: seconds instead of the latency that is set. failures: how many first calls for one input answer 500; breaks: how
-    many break off.
+    latency: seconds instead of the latency that is set. failures: how many first calls for one input answer 500;
+    breaks: how many break off.
     """
 
     ending: Ending = Ending.COMPLETED

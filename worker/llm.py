@@ -71,7 +71,7 @@ _STATUS: Final = {
     "cancelled": JobStatus.CANCELLED,
 }
 _REQUEST_TIMEOUT: Final = 408
-#: How long (seconds) the end of a stream is waited for whose answer is complete, so that its connection can be used again.
+#: How long (seconds) the end of a stream is waited for whose answer is complete: its connection can be used again then.
 _END_OF_STREAM: Final = 1.0
 #: A 429 that no waiting mends.
 _NO_QUOTA: Final = "insufficient_quota"

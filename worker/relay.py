@@ -32,8 +32,8 @@ _log = structlog.get_logger("promptq.worker")
 class Relay:
     """The stream of one attempt. Within ``with`` what it is told goes to Redis by itself, beside the call.
 
-    A Redis that is away holds up nobody: what was told is kept until it answers. What no claim of ours may add any more is
-    dropped.
+    A Redis that is away holds up nobody: what was told is kept until it answers. What no claim of ours may add any more
+    is dropped.
     """
 
     def __init__(self, streams: Streams, claim: Claim, numbers: tuple[int, int], *, max_bytes: int) -> None:
@@ -112,7 +112,11 @@ class Relay:
     def _ours(self, event: Event, number: int) -> bytes:
         """A response's event with our number, and with our id where it carries the response; all else as it came."""
         response = event.value.get("response")
-        if not isinstance(response, dict) and len(_NUMBER.findall(event.data)) == 1 and "sequence_number" in event.value:
+        if (
+            not isinstance(response, dict)
+            and len(_NUMBER.findall(event.data)) == 1
+            and "sequence_number" in event.value
+        ):
             return _NUMBER.sub(b'"sequence_number":%d' % number, event.data)
         changed: dict[str, Any] = {**event.value, "sequence_number": number}
         if isinstance(response, dict):
@@ -141,4 +145,3 @@ class Relay:
                 self._enough.wait(_GATHER_LARGE)
             else:
                 gevent.sleep(_GATHER)
-

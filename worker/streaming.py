@@ -14,8 +14,8 @@ from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 DONE: Final = b"[DONE]"
 #: A response's events that end it; each carries all of it.
 _FINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
-#: A response's events that are pieces of a text, which an event that follows repeats as a whole. (Pieces of audio and of
-#: images are not here: put together they are not what their parts are.)
+#: A response's events that are pieces of a text, which an event that follows repeats as a whole. Pieces of audio and of
+#: images are not here: put together they are not what their parts are.
 _TEXT_DELTAS: Final = frozenset(
     f"response.{what}.delta"
     for what in (
@@ -102,7 +102,7 @@ class ChunkReading:
     """A chat completion or a completion, put together of its chunks."""
 
     def __init__(self, kind: str, *, chat: bool, with_usage: bool) -> None:
-        """``kind``: what the whole answer is called; ``with_usage``: whether the caller wants the chunk with the usage."""
+        """``kind``: what the whole answer is called. ``with_usage``: whether the caller wants the chunk with it."""
         self.complete = False
         self._chat = chat
         self._with_usage = with_usage

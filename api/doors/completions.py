@@ -37,14 +37,20 @@ def _door(summary: str, body: type[BaseModel], *, streams: bool = True) -> Calla
 @blueprint.post("/v1/chat/completions")
 @_door("Create a chat completion", ChatBody)
 def chat() -> Response:
-    """Answer when the LLM has; with `stream: true` as it does, in server-sent events; with `Prefer: respond-async`, 202 and the job."""
+    """Answer when the LLM has; with `stream: true` as it goes, in server-sent events.
+
+    With `Prefer: respond-async`, 202 and the job.
+    """
     return _ask(CHAT_COMPLETIONS)
 
 
 @blueprint.post("/v1/completions")
 @_door("Create a completion", CompletionBody)
 def completion() -> Response:
-    """Answer when the LLM has; with `stream: true` as it does, in server-sent events; with `Prefer: respond-async`, 202 and the job."""
+    """Answer when the LLM has; with `stream: true` as it goes, in server-sent events.
+
+    With `Prefer: respond-async`, 202 and the job.
+    """
     return _ask(COMPLETIONS)
 
 

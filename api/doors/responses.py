@@ -42,8 +42,8 @@ _WINDOWS: Final[dict[str, QueueName]] = {"soonest": "interactive", "2h": "defaul
 def create() -> Response:
     """With `background: true`, accept and answer at once; without, answer when the LLM has. Both go through the queue.
 
-    With `stream: true` server-sent events: in the background from the start, else as soon as the LLM says something. With
-    `Prefer: respond-async`, 202 and the job.
+    With `stream: true` server-sent events: in the background from the start, else as soon as the LLM says something.
+    With `Prefer: respond-async`, 202 and the job.
     """
     raw, sent = read_object()
     body = validate(ResponseBody, sent)
@@ -84,7 +84,7 @@ def _queue(body: ResponseBody) -> QueueName:
 @blueprint.get("/v1/responses/<response_id>")
 @operation("Get a response", answers={200: ResponseAnswer}, query=RetrieveQuery, errors=(404,), streams=True)
 def get(response_id: str) -> Response:
-    """A response as it stands. With `stream`, its events after `starting_after`, and then as they come until it ends."""
+    """A response as it stands. With `stream`, its events after `starting_after`, and then as they come to its end."""
     asked = query(RetrieveQuery)
     if asked.stream:
         job = services().store.get(known_response_id(response_id), owner(), fields=())

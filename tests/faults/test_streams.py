@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import openai
 
-from tests.faults.cluster import LATENCY, LEASE
+from tests.faults.cluster import LEASE
 from tests.faults.room import Room
 from tests.integration.driving import calls_of, ended, unique
 from tests.processes import eventually, free_port

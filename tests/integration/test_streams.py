@@ -103,7 +103,7 @@ def test_a_background_response_streams_from_its_queue_on(sdk: Sdk, stack: Stack)
 
 @pytest.mark.usefixtures("slowly")
 def test_a_background_response_goes_on_without_its_reader(sdk: Sdk, stack: Stack) -> None:  # noqa: F811
-    """A reader that drops and comes back with ``starting_after`` misses nothing and hears nothing twice; one LLM call."""
+    """A reader that drops and comes back with ``starting_after`` misses nothing, and hears nothing twice."""
     prompt = unique("a prompt of some length, so that its answer takes a second or two")
     call = {"model": "sim", "input": prompt, "background": True, "stream": True}
     first = every(sdk, lambda client: client.responses.create(**call), most=10)
@@ -116,7 +116,7 @@ def test_a_background_response_goes_on_without_its_reader(sdk: Sdk, stack: Stack
 
 @pytest.mark.usefixtures("slowly")
 def test_the_helpers_of_the_sdk_follow(sdk: Sdk, stack: Stack) -> None:  # noqa: F811
-    """``responses.stream`` makes a response; with a ``response_id`` it follows one, from its start or from a number on."""
+    """``responses.stream`` makes a response; with a ``response_id`` it follows one, from any number on."""
     prompt = unique()
     made = every(sdk, lambda client: client.responses.stream(model="sim", input=prompt))
     assert made[-1].response.output_text == answer_to(prompt)
@@ -179,7 +179,11 @@ def test_completions_stream(sdk: Sdk) -> None:  # noqa: F811
 
 @pytest.mark.parametrize(
     ("model", "error"),
-    [("sim-400", openai.BadRequestError), ("sim-401", openai.AuthenticationError), ("sim-500", openai.InternalServerError)],
+    [
+        ("sim-400", openai.BadRequestError),
+        ("sim-401", openai.AuthenticationError),
+        ("sim-500", openai.InternalServerError),
+    ],
 )
 @pytest.mark.parametrize("door", ["responses", "chat"])
 def test_an_error_before_the_first_event_has_its_status(
@@ -218,7 +222,7 @@ def test_a_response_ends_as_its_llm_says(sdk: Sdk, model: str, last: str) -> Non
 
 
 def test_an_answer_that_breaks_off_ends_the_stream_with_an_error(sdk: Sdk, client: httpx2.Client, stack: Stack) -> None:  # noqa: F811
-    """What was told is void: the stream says so, the job goes on, and the replay holds the attempt that brought the answer."""
+    """What was told is void: the stream says so, the job goes on, and the replay holds the surviving attempt."""
     prompt = unique("a prompt that is long enough for half of it to be something")
     events = every(sdk, lambda client: client.responses.create(model="sim-breaks-1", input=prompt, stream=True))
     assert (events[-1].type, events[-1].code) == ("error", "llm_unreachable")
@@ -227,9 +231,7 @@ def test_an_answer_that_breaks_off_ends_the_stream_with_an_error(sdk: Sdk, clien
     ended(client, response_id)
     last = events[-1].sequence_number
     for asked in ({}, {"starting_after": last}):
-        replay = every(
-            sdk, lambda client, asked=asked: client.responses.retrieve(response_id, stream=True, **asked)
-        )
+        replay = every(sdk, lambda client, asked=asked: client.responses.retrieve(response_id, stream=True, **asked))
         assert replay[0].type == "response.created"
         assert numbered(replay) == list(range(last + 1, last + 1 + len(replay)))
         assert text_of(replay) == answer_to(prompt) == replay[-1].response.output_text
@@ -253,7 +255,9 @@ def test_a_chat_completion_that_breaks_off_raises(sdk: Sdk, client: httpx2.Clien
 def test_an_error_event_of_the_llm_is_an_error_of_the_attempt(client: httpx2.Client, stack: Stack) -> None:
     """It is tried again, and at last the job fails with the LLM's words."""
     prompt = unique("long enough for half of it to be something")
-    with client.stream("POST", "/v1/responses", json={"model": "sim-stream-error", "input": prompt, "stream": True}) as it:
+    with client.stream(
+        "POST", "/v1/responses", json={"model": "sim-stream-error", "input": prompt, "stream": True}
+    ) as it:
         job_id = it.headers["x-promptq-job-id"]
         assert it.status_code == 200
         it.read()
@@ -329,9 +333,11 @@ def test_a_reader_with_a_key_may_come_back(client: httpx2.Client, stack: Stack) 
 
 
 def test_a_reader_who_does_not_read_holds_up_nobody(client: httpx2.Client, stack: Stack) -> None:
-    """The worker relays into Redis whatever the client does; the job ends, and the connection is still there."""
+    """The worker relays into Redis whatever the client does, and the job ends."""
     prompt = unique() + "x" * 2_000_000
-    with connect(stack, "/v1/responses", {"model": "sim", "input": prompt, "background": True, "stream": True}) as caller:
+    with connect(
+        stack, "/v1/responses", {"model": "sim", "input": prompt, "background": True, "stream": True}
+    ) as caller:
         eventually(lambda: calls_of(stack, prompt))
         job_id = eventually(
             lambda: client.get("/v1/responses", params={"limit": 1}).json()["data"][0]["id"], lambda found: found
@@ -431,11 +437,17 @@ def test_streams_share_one_connection_to_redis(client: httpx2.Client, stack: Sta
     ("path", "body", "param"),
     [
         ("/v1/embeddings", {"model": "sim", "input": "x", "stream": True}, "stream"),
-        ("/v1/jobs", {"endpoint": "/v1/responses", "body": {"model": "sim", "input": "x", "stream": True}}, "body.stream"),
+        (
+            "/v1/jobs",
+            {"endpoint": "/v1/responses", "body": {"model": "sim", "input": "x", "stream": True}},
+            "body.stream",
+        ),
         ("/v1/responses", {"model": "sim", "input": "x", "stream": "yes"}, "stream"),
     ],
 )
-def test_where_there_is_no_stream_it_is_refused(client: httpx2.Client, path: str, body: dict[str, Any], param: str) -> None:
+def test_where_there_is_no_stream_it_is_refused(
+    client: httpx2.Client, path: str, body: dict[str, Any], param: str
+) -> None:
     """Embeddings, and jobs that nobody reads: a 400 that names the parameter."""
     answer = client.post(path, json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -50,7 +50,9 @@ def test_a_response_gets_our_id_and_our_numbers(store: JobStore) -> None:
     """Only these change; an event's other bytes, and members that nobody knows, stay as they came."""
     held = running(store, endpoint=RESPONSES, stream=True)
     relay = relay_for(store, held)
-    relay.tell(event("response.created", sequence_number=3, response={"id": "resp_llm", "status": "in_progress", "x": 1}))
+    relay.tell(
+        event("response.created", sequence_number=3, response={"id": "resp_llm", "status": "in_progress", "x": 1})
+    )
     data = b'{"type":"response.output_text.delta", "sequence_number" : 4,"delta":"\\"sequence_number\\":9 \\ud800"}'
     relay.tell(Event(data, json.loads(data), "response.output_text.delta", delta=True))
     relay.tell(event("response.new.done", without="number"))
@@ -78,7 +80,7 @@ def test_chunks_pass_untouched(store: JobStore) -> None:
 
 
 def test_what_the_api_has_told_is_not_told_again(store: JobStore) -> None:
-    """A background response was created for its followers when it was queued; after an attempt that broke off it is anew."""
+    """A background response is created when it is queued; after an attempt that broke off it is created anew."""
     held = running(store, endpoint=RESPONSES, background=True, stream=True)
     for count, first in ((1, 2), (2, 4)):
         relay = relay_for(store, held)

@@ -136,7 +136,8 @@ def test_a_stream_needs_no_done_if_all_choices_have_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"<html>", b"[]", b'"x"', b'{"type":7}', b"{}", b'{"choices":{}}', b'{"choices":[1]}', b"\xff", b'{"a":NaN}']
+    "data",
+    [b"<html>", b"[]", b'"x"', b'{"type":7}', b"{}", b'{"choices":{}}', b'{"choices":[1]}', b"\xff", b'{"a":NaN}'],
 )
 @pytest.mark.parametrize("endpoint", [RESPONSES, CHAT_COMPLETIONS])
 def test_what_is_no_event_is_a_bad_answer(endpoint: str, data: bytes) -> None:

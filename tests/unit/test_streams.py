@@ -46,7 +46,11 @@ def test_what_is_said_can_be_read_from_anywhere(store: JobStore) -> None:
     said(store, held, 2, 3, deltas=True)
     said(store, held, 4)
     assert numbers(store, held.job.id) == [0, 1, 2, 3, 4]
-    assert [(one.number, one.delta) for one in read(store, held.job.id, 1).entries] == [(2, True), (3, True), (4, False)]
+    assert [(one.number, one.delta) for one in read(store, held.job.id, 1).entries] == [
+        (2, True),
+        (3, True),
+        (4, False),
+    ]
     assert read(store, held.job.id, 4) == Span(job(store, held.job.id).status, 0, 5, None, [], more=False)
     assert read(store, held.job.id).entries[0] == entry(0)
 
