@@ -6,6 +6,7 @@ PromptQError
 │   ├── Unauthorized                    401
 │   ├── Forbidden                       403
 │   ├── NotFound                        404
+│   │   └── ContentMissing              the record is there, its content is not
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
 │   ├── NotRetryable                    409
@@ -15,9 +16,11 @@ PromptQError
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
+│   ├── StorageUnavailable              nothing was done
 │   ├── AcceptanceUnknown               the reply was lost: maybe a job was made
 │   └── OutcomeUnknown                  the reply was lost: maybe something was changed
 ├── WebhooksOff                         501
+├── StorageOff                          501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
 ├── WaitTimeout                         504
@@ -88,6 +91,10 @@ class NotFound(RequestError):
     http_status = 404
 
 
+class ContentMissing(NotFound):
+    """Raised when the storage has no content under a key."""
+
+
 class IdempotencyConflict(RequestError):
     """Raised when an Idempotency-Key comes back with another request."""
 
@@ -150,6 +157,12 @@ class StoreFull(Unavailable):
     code = "store_full"
 
 
+class StorageUnavailable(Unavailable):
+    """Raised when the storage of files does not answer, is full or refuses us."""
+
+    code = "storage_unavailable"
+
+
 class AcceptanceUnknown(Unavailable):
     """Raised when Redis was asked to make a job and its answer was lost."""
 
@@ -174,6 +187,13 @@ class WebhooksOff(PromptQError):
     """Raised when a webhook is asked for on a server that has no key to keep signing secrets with."""
 
     code = "webhooks_not_set_up"
+    http_status = 501
+
+
+class StorageOff(PromptQError):
+    """Raised when a file is asked for on a server that has no storage for files."""
+
+    code = "files_not_set_up"
     http_status = 501
 
 

@@ -46,8 +46,12 @@ PAUSED: Final = PREFIX + "paused"
 TICK: Final = PREFIX + "tick"
 HOLD: Final = PREFIX + "hold"
 
+#: What is to be deleted from the storage of files, by when (jobs/lua/files.lua).
+GARBAGE: Final = PREFIX + "garbage"
+
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 JOB_ID_PATTERN: Final = re.compile(r"(job|resp)_[0-9a-f]{32}")
+FILE_ID_PATTERN: Final = re.compile(r"file-[0-9a-f]{32}")
 ENDPOINT_ID_PATTERN: Final = re.compile(r"we_[0-9a-f]{32}")
 DELIVERY_ID_PATTERN: Final = re.compile(r"whd_[0-9a-f]{32}_(job|[0-9a-f]{12})")
 
@@ -80,6 +84,16 @@ def held_messages_key(queue: str) -> str:
 def claimed_key(queue: str) -> str:
     """The highest enqueueing number that was claimed from a queue."""
     return f"{PREFIX}claimed:{queue}"
+
+
+def file_key(file_id: str) -> str:
+    """The hash that is the record of one file."""
+    return f"{PREFIX}file:{file_id}"
+
+
+def files_key(owner: str, purpose: str) -> str:
+    """The sorted set of an owner's files of a purpose, or of ``all``, the newest last."""
+    return f"{PREFIX}files:{owner}:{purpose}"
 
 
 def endpoint_key(endpoint_id: str) -> str:

@@ -26,9 +26,9 @@ DELTAS_LINGER: Final = 60.0
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe"})
+_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create"})
 #: What stands before each script, in this order.
-_LIBRARY: Final = ("base", "outbox", "streams", "lib")
+_LIBRARY: Final = ("base", "files", "outbox", "streams", "lib")
 
 
 class Scripts:
@@ -65,6 +65,10 @@ class Scripts:
         self.probe = self._load(client, "probe")
         self.stream_begin = self._load(client, "stream_begin")
         self.stream_append = self._load(client, "stream_append")
+        self.file_reserve = self._load(client, "file_reserve")
+        self.file_create = self._load(client, "file_create")
+        self.file_delete = self._load(client, "file_delete")
+        self.garbage = self._load(client, "garbage")
 
     @staticmethod
     def _load(client: Redis, name: str) -> Script:

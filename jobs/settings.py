@@ -174,6 +174,24 @@ class Settings(BaseSettings):
         5 * 24 * 3600, gt=0, description="An endpoint whose tries have all failed for so long is disabled."
     )
 
+    storage: str = Field(
+        ".promptq/files",
+        min_length=1,
+        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, or "
+        "none for no files.",
+    )
+    s3_endpoint: str | None = Field(
+        None, pattern=r"^https?://", description="Address of an S3-compatible store; Amazon's own by default."
+    )
+    s3_region: str | None = Field(None, description="Region of the bucket, where the store has regions.")
+    s3_access_key_id: str | None = Field(
+        None, description="Key at the store; without one boto3 looks in its own places (AWS_…, the pod's identity)."
+    )
+    s3_secret_access_key: SecretStr | None = Field(None, description="The secret that belongs to that key.")
+    max_file_bytes: int = Field(
+        200 * 1024 * 1024, ge=1, description="Largest file that can be uploaded; a larger one gets a 413."
+    )
+
     flower_host: str = Field("127.0.0.1", description="Address that Flower binds; off loopback it needs a login.")
     flower_port: int = Field(5555, ge=1, le=65535, description="Port that Flower binds.")
     flower_url_prefix: str = Field(
@@ -239,6 +257,19 @@ class Settings(BaseSettings):
     def _plain_redis_behind_sentinels(self) -> Settings:
         if self.redis_sentinels and (not self.redis_url.startswith("redis://") or "?" in self.redis_url):
             raise ValueError("with PROMPTQ_REDIS_SENTINELS, PROMPTQ_REDIS_URL is redis://[user:password@]any/database")
+        return self
+
+    @field_validator("storage")
+    @classmethod
+    def _storage(cls, value: str) -> str:
+        if "://" in value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?", value):
+            raise ValueError("must be a directory, s3://bucket/prefix or none")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_s3_key(self) -> Settings:
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            raise ValueError("PROMPTQ_S3_ACCESS_KEY_ID and PROMPTQ_S3_SECRET_ACCESS_KEY belong together")
         return self
 
     @field_validator("worker_queues", "operators", mode="before")
