@@ -313,7 +313,7 @@ def test_a_reader_who_goes_away_cancels_the_job(client: httpx2.Client, stack: St
 
 
 def test_a_reader_with_a_key_may_come_back(client: httpx2.Client, stack: Stack) -> None:
-    """With an Idempotency-Key the job goes on, and the same request again streams the same answer, whenever it comes."""
+    """With an Idempotency-Key the job goes on; the same request streams the same answer, whenever it comes."""
     prompt, key = unique(), uuid.uuid4().hex
     body = chat(prompt, "sim-slow-0.5", stream=True)
     with connect(stack, "/v1/chat/completions", body, Idempotency_Key=key):
