@@ -94,9 +94,8 @@ class Relay:
             self._sent = []
 
     def _numbered(self) -> list[Entry]:
-        events, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if self._full:
-            events = merged(events)
+        events = merged(self._waiting) if self._full else self._waiting
+        self._waiting, self._waiting_bytes = [], 0
         entries = []
         for event in events:
             data = self._ours(event, self._next) if self._is_response else event.data
@@ -107,7 +106,7 @@ class Relay:
 
     @property
     def _full(self) -> bool:
-        return self._said > self._max_bytes
+        return self._said + self._waiting_bytes > self._max_bytes
 
     def _ours(self, event: Event, number: int) -> bytes:
         """A response's event with our number, and with our id where it carries the response; all else as it came."""
