@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from jobs.bodies import (
@@ -57,7 +58,7 @@ def _for_a_job(body: Body) -> Body:
     return body
 
 
-_STREAMS = {"required": ["stream"], "properties": {"stream": {"const": True}}}
+_STREAMS: JsonDict = {"required": ["stream"], "properties": {"stream": {"const": True}}}
 _ForAJob = (
     AfterValidator(_for_a_job),
     Field(json_schema_extra={"not": {"anyOf": [{"required": ["promptq"]}, _STREAMS]}}),

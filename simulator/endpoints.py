@@ -80,9 +80,9 @@ class Endpoint:
         fault = behaviour.fault
         if behaviour.breaks and self.stats.attempt(call.model, call.key) <= behaviour.breaks:
             fault = Fault.TRUNCATED
-        if fault:
-            return await send_fault(request, ticket, fault, answer)
         seconds_of_output = output_tokens(texts) / speed if speed else 0.0
+        if fault:
+            return await send_fault(request, ticket, fault, answer, seconds_of_output)
         if isinstance(answer, Stream):
             return await send_stream(request, ticket, answer, seconds_of_output / max(1, len(answer.deltas)))
         if seconds_of_output:

@@ -40,8 +40,13 @@ async def send_stream(request: web.Request, ticket: Ticket, stream: Stream, paus
     return response
 
 
-async def send_fault(request: web.Request, ticket: Ticket, fault: Fault, answer: object | Stream) -> web.StreamResponse:
-    """Break the promise of an HTTP answer in the way that the fault says; the answer is what it would have been."""
+async def send_fault(
+    request: web.Request, ticket: Ticket, fault: Fault, answer: object | Stream, seconds_of_output: float
+) -> web.StreamResponse:
+    """Break the promise of an HTTP answer in the way that the fault says.
+
+    The answer is what it would have been. Half of a stream takes half of its time.
+    """
     match fault:
         case Fault.STALL | Fault.STREAM_ERROR if isinstance(answer, Stream):
             response = await _begin_stream(request)
@@ -61,6 +66,7 @@ async def send_fault(request: web.Request, ticket: Ticket, fault: Fault, answer:
             return json_answer(["this", "is", "not", "what", "was", "promised"])
         case Fault.TRUNCATED if isinstance(answer, Stream):
             await _send_half(await _begin_stream(request), _all_of(answer))
+            await asyncio.sleep(seconds_of_output / 2)
         case Fault.TRUNCATED:
             body = encode(answer)
             response = web.StreamResponse(headers={"Content-Type": "application/json"})

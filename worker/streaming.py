@@ -289,7 +289,7 @@ def _chunks(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     names = frozenset({"choices", "obfuscation"})
     if _without(first, names) != _without(second, names):
         return None
-    choices = [value["choices"][0] if len(value["choices"]) == 1 else None for value in (first, second)]
+    choices: list[Any] = [value["choices"][0] if len(value["choices"]) == 1 else None for value in (first, second)]
     texts = [_text_of(choice) for choice in choices]
     if None in texts or choices[0].get("index") != choices[1].get("index"):
         return None

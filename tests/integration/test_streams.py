@@ -221,6 +221,7 @@ def test_a_response_ends_as_its_llm_says(sdk: Sdk, model: str, last: str) -> Non
     assert sdk(lambda client: client.responses.retrieve(events[-1].response.id)).status == last
 
 
+@pytest.mark.usefixtures("slowly")
 def test_an_answer_that_breaks_off_ends_the_stream_with_an_error(sdk: Sdk, client: httpx2.Client, stack: Stack) -> None:  # noqa: F811
     """What was told is void: the stream says so, the job goes on, and the replay holds the surviving attempt."""
     prompt = unique("a prompt that is long enough for half of it to be something")
@@ -239,6 +240,7 @@ def test_an_answer_that_breaks_off_ends_the_stream_with_an_error(sdk: Sdk, clien
     assert len(read(client, response_id)["attempts"]) == 1
 
 
+@pytest.mark.usefixtures("slowly")
 def test_a_chat_completion_that_breaks_off_raises(sdk: Sdk, client: httpx2.Client) -> None:  # noqa: F811
     """The SDK raises APIError in the middle, with the code and the job's id."""
     label = unique("label")
