@@ -13,6 +13,8 @@ from jobs.model import CHAT_COMPLETIONS, RESPONSES, Job, JobStatus
 from jobs.streams import Entry
 
 _DONE: Final = b"data: [DONE]\n\n"
+#: What a response has none of before it has ended.
+_NOT_YET: Final = {"usage": None, "error": None, "incomplete_details": None, "completed_at": None}
 #: What says nothing, to callers and to whatever stands between.
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
@@ -105,7 +107,7 @@ class _Response:
     def _before(job: Job, status: str) -> dict[str, Any]:
         """The response as it was before its LLM answered."""
         response = response_answer(job)
-        return {**response, "status": status, "output": [], "usage": None, "error": None, "incomplete_details": None}
+        return {**response, "status": status, "output": [], **_NOT_YET}
 
 
 def _item_events(item: Mapping[str, Any], index: int) -> Iterator[tuple[str, dict[str, Any]]]:
