@@ -39,6 +39,7 @@ class Submission:
     attempt_timeout: float | None = None
     metadata: Mapping[str, str] | None = None
     background: bool = False
+    stream: bool = False
     webhook_url: str | None = None
     #: Where ``webhook_url`` stands in the request.
     webhook_param: str = "webhook_url"
@@ -84,6 +85,7 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
                 idempotency_key=key,
                 fingerprint=fingerprint,
                 background=submission.background,
+                stream=submission.stream,
                 webhook_url=submission.webhook_url,
                 webhook_host=webhook_host,
                 trace=enqueueing.traceparent,

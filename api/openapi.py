@@ -41,6 +41,8 @@ class Operation:
     prefer_async: bool = False
     #: Whether the view waits for the LLM's answer and relays its refusals.
     waits: bool = False
+    #: Whether the view can answer with server-sent events instead.
+    streams: bool = False
     #: Whether the view needs no key.
     public: bool = False
     #: Statuses of its own errors, beside those that any view may have.
@@ -176,6 +178,9 @@ def _responses(about: Operation) -> dict[str, Any]:
             responses[str(status)]["content"] = {"application/octet-stream": content}
         elif _is_model(model):
             responses[str(status)]["content"] = _json(model.__name__)
+    if about.streams:
+        events = {"type": "string", "description": "Server-sent events, as OpenAI sends them."}
+        responses["200"]["content"]["text/event-stream"] = {"schema": events}
     statuses = {*about.errors}
     if not about.public:
         statuses |= {400, 401, 403, 503}

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
         description="Deadline of a job that names none, in seconds from its submission; none by default.",
     )
     connect_timeout: float = Field(5, gt=0, description="Longest wait for a connection to the LLM.")
+    stream_max_bytes: int = Field(
+        256 * 1024,
+        ge=0,
+        description="Size of a job's stream up to which each piece of text is kept as it came; beyond it several are "
+        "put together.",
+    )
 
     concurrency: int = Field(100, ge=1, le=5000, description="LLM calls that one worker process has in flight.")
     worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name of this worker in Flower.")

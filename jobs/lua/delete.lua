@@ -10,5 +10,7 @@ unbury(job)
 redis.call('ZREM', key('expiring'), purge_member(job))
 if job.idem then redis.call('DEL', job.idem) end
 redis.call('DEL', job_key(id))
+drop_stream(id)
 redis.call('PUBLISH', EVENTS_CHANNEL, id .. ' deleted')
+wake_followers(id)
 return 1

@@ -5,7 +5,7 @@ end
 
 local FIELDS = {
   'v', 'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'created', 'deadline', 'head',
-  'strikes', 'retried_as', 'webhook_host', 'batch', 'line',
+  'strikes', 'retried_as', 'webhook_host', 'batch', 'line', 'stream',
 }
 
 local function load(id)
@@ -148,6 +148,7 @@ local function finish(job, status, fields, at, ttl)
   redis.call('PEXPIRE', job_key(job.id), ttl)
   redis.call('ZADD', key('expiring'), at + ttl, purge_member(job))
   if job.idem then redis.call('PEXPIRE', job.idem, ttl) end
+  end_stream(job, ttl)
   redis.call('PUBLISH', EVENTS_CHANNEL, job.id .. ' ' .. status)
   if stored then announce(job, status, at) end
   purge(at, 8)

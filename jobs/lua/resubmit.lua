@@ -14,7 +14,7 @@ end
 
 local fields = {'retried_from', id}
 for _, name in ipairs({'v', 'endpoint', 'model', 'request', 'metadata', 'background', 'attempt_timeout',
-  'webhook_url', 'webhook_host', 'previous', 'history', 'upstream_previous'}) do
+  'webhook_url', 'webhook_host', 'previous', 'history', 'upstream_previous', 'stream'}) do
   local value = redis.call('HGET', job_key(id), name)
   if value then
     fields[#fields + 1] = name
