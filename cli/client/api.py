@@ -146,7 +146,7 @@ class Api:
     ) -> dict[str, Any]:
         """Make a file of so many bytes, which are read as they are sent; the same key and bytes make one file."""
         boundary = secrets.token_hex(16)
-        part = f'--{boundary}\r\nContent-Disposition: form-data; name='
+        part = f"--{boundary}\r\nContent-Disposition: form-data; name="
         quoted = name.translate({ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"})
         head = f'{part}"purpose"\r\n\r\n{purpose}\r\n{part}"file"; filename="{quoted}"\r\n\r\n'.encode()
         tail = f"\r\n--{boundary}--\r\n".encode()
