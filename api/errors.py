@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from jobs.errors import (
     AcceptanceUnknown,
+    BatchNotCancellable,
     IdempotencyConflict,
     InvalidRequest,
     JobCancelled,
@@ -32,7 +33,7 @@ _log = structlog.get_logger("promptq.api")
 
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
 _NOT_TO_BE_RETRIED = (
-    *(IdempotencyConflict, JobCancelled, NotDeliverable, NotRetryable, SecretShown),
+    *(IdempotencyConflict, JobCancelled, NotDeliverable, BatchNotCancellable, NotRetryable, SecretShown),
     *(WaitTimeout, LLMError, OutcomeUnknown, StorageOff, WebhooksOff, WebhookTestFailed),
 )
 _NAMES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
