@@ -39,6 +39,7 @@ class Submission:
     attempt_timeout: float | None = None
     metadata: Mapping[str, str] | None = None
     background: bool = False
+    stream: bool = False
     webhook_url: str | None = None
     #: Where ``webhook_url`` stands in the request.
     webhook_param: str = "webhook_url"
@@ -56,7 +57,7 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
     ``JobStore.create`` raises.
     """
     key = idempotency_key()
-    fingerprint = _fingerprint(sent) if key is not None else ""
+    fingerprint = fingerprint_of(sent) if key is not None else ""
     try:
         continues = _continuation(submission)
     except PreviousResponseNotFound:
@@ -84,6 +85,7 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
                 idempotency_key=key,
                 fingerprint=fingerprint,
                 background=submission.background,
+                stream=submission.stream,
                 webhook_url=submission.webhook_url,
                 webhook_host=webhook_host,
                 trace=enqueueing.traceparent,
@@ -197,6 +199,7 @@ def check_prompt(body: dict[str, Any], raw_size: int, *, prefix: str = "") -> No
     check_prompt_size(body, services().settings.max_prompt_bytes, raw_size, prefix=prefix)
 
 
-def _fingerprint(sent: Mapping[str, Any]) -> str:
+def fingerprint_of(sent: Mapping[str, Any]) -> str:
+    """What an Idempotency-Key stands for: the path, and the request as it came."""
     canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{request.path}\n{canonical}".encode("ascii")).hexdigest()

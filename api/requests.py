@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from jobs.bodies import (
@@ -16,11 +18,12 @@ from jobs.bodies import (
     EmbeddingBody,
     Metadata,
     ModelName,
-    NoStream,
+    OpenAIs,
     Ours,
     ResponseBody,
     WebhookUrl,
 )
+from jobs.files import MAX_LIFETIME, MIN_LIFETIME, Purpose, UploadPurpose
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.queues import QueueName
 from jobs.webhooks import DeliveryStatus, EventType
@@ -50,41 +53,47 @@ class _JobFields(Ours):
     )
 
 
-def _no_options(body: Body) -> Body:
+def _for_a_job(body: Body) -> Body:
     if "promptq" in body.model_fields_set:
         raise PydanticCustomError("misplaced", "the options in 'promptq' stand beside 'body' here, not in it")
+    if body.stream:
+        raise PydanticCustomError("no_reader", "nobody would read the stream of a job; ask its own endpoint for one")
     return body
 
 
-_WithoutOptions = (AfterValidator(_no_options), Field(json_schema_extra={"not": {"required": ["promptq"]}}))
+_STREAMS: JsonDict = {"required": ["stream"], "properties": {"stream": {"const": True}}}
+_ForAJob = (
+    AfterValidator(_for_a_job),
+    Field(json_schema_extra={"not": {"anyOf": [{"required": ["promptq"]}, _STREAMS]}}),
+)
 
 
 class ResponseJob(_JobFields):
     """A job in full: a response. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/responses"]
-    body: Annotated[ResponseBody, *_WithoutOptions]
+    body: Annotated[ResponseBody, *_ForAJob]
 
 
 class ChatJob(_JobFields):
     """A job in full: a chat completion. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/chat/completions"]
-    body: Annotated[ChatBody, *_WithoutOptions]
+    body: Annotated[ChatBody, *_ForAJob]
 
 
 class CompletionJob(_JobFields):
     """A job in full: a completion. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/completions"]
-    body: Annotated[CompletionBody, *_WithoutOptions]
+    body: Annotated[CompletionBody, *_ForAJob]
 
 
 class EmbeddingJob(_JobFields):
     """A job in full: embeddings. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/embeddings"]
-    body: Annotated[EmbeddingBody, *_WithoutOptions]
+    body: Annotated[EmbeddingBody, *_ForAJob]
 
 
 EndpointJob = ResponseJob | ChatJob | CompletionJob | EmbeddingJob
@@ -141,7 +150,13 @@ class DeadLettersQuery(PageQuery):
 class RetrieveQuery(BaseModel):
     """How to retrieve a response."""
 
-    stream: NoStream = False
+    stream: bool = Field(False, description="As server-sent events.")
+    starting_after: int | None = Field(
+        None,
+        ge=-1,
+        le=2**53,
+        description="The `sequence_number` of the last event that you have; without it, all come.",
+    )
 
 
 class WaitQuery(BaseModel):
@@ -154,6 +169,67 @@ class InputItemsQuery(PageQuery):
     """Which page of a response's input items, and in which order."""
 
     order: Literal["asc", "desc"] = "desc"
+
+
+class OutputExpiresAfter(Ours):
+    """How long a batch's files with results are kept."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)
+
+
+class BatchCreate(OpenAIs):
+    """The body of `POST /v1/batches`, as OpenAI documents it."""
+
+    input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    endpoint: Endpoint
+    completion_window: Annotated[str, StringConstraints(max_length=16)] = Field(
+        description="`24h` at OpenAI; here any number of s, m, h or d, up to 30 days.", examples=["24h"]
+    )
+    metadata: Metadata | None = None
+    output_expires_after: OutputExpiresAfter | None = None
+
+
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+
+
+def _with_file(schema: dict[str, Any]) -> None:
+    file = {"type": "string", "format": "binary", "description": "The file itself, with its name."}
+    schema["properties"] = {"file": file, **schema["properties"]}
+    schema["required"] = ["file", *schema["required"]]
+    schema["dependentRequired"] = {_ANCHOR: [_SECONDS]}
+
+
+class FileCreate(Ours):
+    """The form of `POST /v1/files`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_file)
+
+    purpose: UploadPurpose
+    # A form has no null.
+    anchor: Literal["created_at"] | SkipJsonSchema[None] = Field(None, alias=_ANCHOR)
+    seconds: int | SkipJsonSchema[None] = Field(
+        None,
+        alias=_SECONDS,
+        ge=MIN_LIFETIME,
+        le=MAX_LIFETIME,
+        description="How long the file is kept.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_policy(self) -> FileCreate:
+        if self.anchor is not None and self.seconds is None:
+            raise PydanticCustomError("half_a_policy", "it is missing beside the anchor")
+        return self
+
+
+class FilesQuery(BaseModel):
+    """Which files, and which page of them."""
+
+    purpose: Purpose | None = None
+    order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
+    limit: int = Field(10_000, ge=1, le=10_000)
+    after: str | None = Field(None, description="The last id of the page before.")
 
 
 class EndpointCreate(Ours):

@@ -11,6 +11,8 @@ from api.access import KeyRing
 from api.metrics import Metrics
 from api.models_proxy import ModelsProxy
 from api.waiting import Waiter
+from api.wakeups import Wakeups
+from jobs.files import FileStore
 from jobs.settings import Settings
 from jobs.store import JobStore
 from jobs.tracing import Tracing
@@ -22,8 +24,10 @@ class Services:
 
     settings: Settings
     store: JobStore
+    files: FileStore
     keys: KeyRing
     waiter: Waiter
+    wakeups: Wakeups
     models: ModelsProxy
     metrics: Metrics
     tracing: Tracing

@@ -13,9 +13,11 @@ PromptQError
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
 │   ├── NotRetryable                    409
+│   ├── BatchNotCancellable             409
 │   ├── NotDeliverable                  409
 │   ├── SecretShown                     409
-│   └── PayloadTooLarge                 413
+│   ├── PayloadTooLarge                 413
+│   └── RequestTimeout                  408
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
@@ -26,6 +28,7 @@ PromptQError
 ├── StorageOff                          501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
+├── Fenced                              a batch is another worker's by now
 ├── WaitTimeout                         504
 ├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
@@ -138,6 +141,13 @@ class NotRetryable(RequestError):
     http_status = 409
 
 
+class BatchNotCancellable(RequestError):
+    """Raised when a batch shall be cancelled that has ended, or whose results are being put together."""
+
+    code = "batch_not_cancellable"
+    http_status = 409
+
+
 class NotDeliverable(RequestError):
     """Raised when a webhook shall be sent again whose endpoint is deleted or disabled."""
 
@@ -157,6 +167,14 @@ class PayloadTooLarge(RequestError):
 
     code = "payload_too_large"
     http_status = 413
+
+
+class RequestTimeout(RequestError):
+    """Raised when the rest of a request does not come."""
+
+    code = "request_timeout"
+    http_status = 408
+    retryable = True
 
 
 class Unavailable(PromptQError):
@@ -230,6 +248,12 @@ class WebhookTestFailed(PromptQError):
 
     code = "webhook_test_failed"
     http_status = 502
+
+
+class Fenced(PromptQError):
+    """Raised in a worker whose claim to a batch has gone to another."""
+
+    code = "fenced"
 
 
 class WaitTimeout(PromptQError):

@@ -81,6 +81,8 @@ class NewJob:
     fingerprint: str = ""
     #: Whether the caller asked for ``background: true`` (responses only).
     background: bool = False
+    #: Whether the LLM is asked for a stream, which callers can follow.
+    stream: bool = False
     #: Seconds that one attempt may take; None: as long as any LLM call may.
     attempt_timeout: float | None = None
     #: Where the job's end shall be told, besides its owner's endpoints, and the host (with its port) in that URL.
@@ -118,6 +120,7 @@ class NewJob:
             deadline_at=None if self.deadline_seconds is None else round(created_at + self.deadline_seconds, 3),
             metadata=self.metadata,
             background=self.background,
+            stream=self.stream,
             attempt_timeout=self.attempt_timeout,
             webhook_url=self.webhook_url,
             trace=self.trace,
@@ -149,6 +152,8 @@ class Job:
     retry_at: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     background: bool = False
+    #: Whether the LLM is asked for a stream, which callers can follow.
+    stream: bool = False
     #: Seconds that one attempt may take; None: as long as any LLM call may.
     attempt_timeout: float | None = None
     #: Where the job's end shall be told, besides its owner's endpoints.
@@ -206,6 +211,7 @@ class Job:
             retry_at=_seconds(record, b"retry_at"),
             metadata=_json(record, b"metadata") or {},
             background=record.get(b"background") == b"1",
+            stream=record.get(b"stream") is not None,
             attempt_timeout=_seconds(record, b"attempt_timeout"),
             webhook_url=_text(record, b"webhook_url"),
             trace=_text(record, b"trace"),

@@ -36,6 +36,10 @@ WEBHOOK_SLOW: Final = PREFIX + "webhook-slow"
 #: Hosts that have something due, by when they were served last.
 WEBHOOK_TURNS_FAST: Final = PREFIX + "webhook-turns:fast"
 WEBHOOK_TURNS_SLOW: Final = PREFIX + "webhook-turns:slow"
+#: The backlog of batches: a list of as many tokens as there are batches that have not ended and lines that are not fed.
+BATCHES: Final = "batches"
+#: Batches by when a worker must look at them.
+BATCH_DUE: Final = PREFIX + "batch-due"
 LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"
@@ -55,6 +59,7 @@ GARBAGE: Final = PREFIX + "garbage"
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 JOB_ID_PATTERN: Final = re.compile(r"(job|resp)_[0-9a-f]{32}")
 FILE_ID_PATTERN: Final = re.compile(r"file-[0-9a-f]{32}")
+BATCH_ID_PATTERN: Final = re.compile(r"batch_[0-9a-f]{32}")
 ENDPOINT_ID_PATTERN: Final = re.compile(r"we_[0-9a-f]{32}")
 DELIVERY_ID_PATTERN: Final = re.compile(r"whd_[0-9a-f]{32}_(job|[0-9a-f]{12})")
 
@@ -99,6 +104,11 @@ def files_key(owner: str, purpose: str) -> str:
     return f"{PREFIX}files:{owner}:{purpose}"
 
 
+def batch_key(batch_id: str) -> str:
+    """The hash that is the record of one batch; its other keys begin with it."""
+    return f"{PREFIX}batch:{batch_id}"
+
+
 def endpoint_key(endpoint_id: str) -> str:
     """The hash that is the record of one webhook endpoint."""
     return f"{PREFIX}webhook-endpoint:{endpoint_id}"
@@ -122,3 +132,13 @@ def delivery_key(delivery_id: str) -> str:
 def celery_queue(queue: str) -> str:
     """The Celery queue, which is a Redis list of the same name."""
     return f"promptq.{queue}"
+
+
+def stream_key(job_id: str) -> str:
+    """The Redis stream of a job's events that stay, and the channel that wakes those who follow it."""
+    return f"{PREFIX}stream:{job_id}"
+
+
+def deltas_key(job_id: str) -> str:
+    """The Redis stream of a job's events that are pieces of text."""
+    return f"{PREFIX}stream-deltas:{job_id}"

@@ -20,6 +20,8 @@ EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did n
 #: What a job gets whose worker died under it ``MAX_STRIKES`` times.
 CRASHED_ERROR: Final = {"code": "worker_crashed", "message": "The job's worker died three times while it ran."}
 MAX_STRIKES: Final = 3
+#: How long (seconds) the pieces of text in a job's stream are kept after its end, for those who still read them.
+DELTAS_LINGER: Final = 60.0
 #: From then on it runs alone, so that the last strike is its own.
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
@@ -27,9 +29,11 @@ STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 UNSTORED_SECONDS: Final = 300
 
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create"})
+_DENIED_WHEN_FULL: Final = frozenset(
+    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
+)
 #: What stands before each script, in this order.
-_LIBRARY: Final = ("base", "files", "outbox", "lib")
+_LIBRARY: Final = ("base", "files", "outbox", "batches", "streams", "lib")
 
 
 class Scripts:
@@ -64,10 +68,25 @@ class Scripts:
         self.endpoint_delete = self._load(client, "endpoint_delete")
         self.secret = self._load(client, "secret")
         self.probe = self._load(client, "probe")
+        self.stream_begin = self._load(client, "stream_begin")
+        self.stream_append = self._load(client, "stream_append")
         self.file_reserve = self._load(client, "file_reserve")
         self.file_create = self._load(client, "file_create")
         self.file_delete = self._load(client, "file_delete")
         self.garbage = self._load(client, "garbage")
+        self.batch_create = self._load(client, "batch_create")
+        self.batch_claim = self._load(client, "batch_claim")
+        self.batch_hold = self._load(client, "batch_hold")
+        self.batch_release = self._load(client, "batch_release")
+        self.batch_begin = self._load(client, "batch_begin")
+        self.batch_fail = self._load(client, "batch_fail")
+        self.batch_feed = self._load(client, "batch_feed")
+        self.batch_part = self._load(client, "batch_part")
+        self.batch_close = self._load(client, "batch_close")
+        self.batch_finalize = self._load(client, "batch_finalize")
+        self.batch_end = self._load(client, "batch_end")
+        self.batch_cancel = self._load(client, "batch_cancel")
+        self.batch_list = self._load(client, "batch_list")
 
     @staticmethod
     def _load(client: Redis, name: str) -> Script:
@@ -89,6 +108,8 @@ def _constants() -> str:
         "MAX_OLD_SECRETS": MAX_OLD_SECRETS,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
+        "CRASHED_CODE": CRASHED_ERROR["code"],
+        "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
         "SCHEMA_VERSION": SCHEMA_VERSION,
         "UNSTORED": queues.UNSTORED,
         "UNSTORED_MS": UNSTORED_SECONDS * 1000,

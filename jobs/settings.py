@@ -128,6 +128,12 @@ class Settings(BaseSettings):
         description="Deadline of a job that names none, in seconds from its submission; none by default.",
     )
     connect_timeout: float = Field(5, gt=0, description="Longest wait for a connection to the LLM.")
+    stream_max_bytes: int = Field(
+        256 * 1024,
+        ge=0,
+        description="Size of a job's stream up to which each piece of text is kept as it came; beyond it several are "
+        "put together.",
+    )
 
     concurrency: int = Field(100, ge=1, le=5000, description="LLM calls that one worker process has in flight.")
     worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name of this worker in Flower.")
@@ -135,6 +141,21 @@ class Settings(BaseSettings):
         QUEUES, description="Queues that this worker serves, in order of preference, separated by commas."
     )
     worker_ready_file: Path | None = Field(None, description="The worker writes its pid here once it consumes.")
+    bulk_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of a worker's slots that bulk may take; the rest stays free for the other queues it serves.",
+    )
+    batch_window: int = Field(
+        5000,
+        ge=2,
+        le=100_000,
+        description="Jobs that one batch has in the queue at once; its other lines stay in their file until then.",
+    )
+    batch_ttl: int = Field(
+        30 * 24 * 3600, ge=1, le=10 * 365 * 24 * 3600, description="How long a batch that has ended is kept."
+    )
     lease_seconds: float = Field(
         30, ge=1, le=3600, description="How long a claim holds without a heartbeat before the job is given to another."
     )
@@ -181,8 +202,8 @@ class Settings(BaseSettings):
     storage: str = Field(
         ".promptq/files",
         min_length=1,
-        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, or "
-        "none for no files.",
+        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, "
+        "or none for no files.",
     )
     s3_endpoint: str | None = Field(
         None, pattern=r"^https?://", description="Address of an S3-compatible store; Amazon's own by default."
@@ -274,7 +295,8 @@ class Settings(BaseSettings):
     @field_validator("storage")
     @classmethod
     def _storage(cls, value: str) -> str:
-        if "://" in value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?", value):
+        bucket = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?"
+        if "://" in value and not re.fullmatch(bucket, value):
             raise ValueError("must be a directory, s3://bucket/prefix or none")
         return value
 

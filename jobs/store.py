@@ -13,6 +13,7 @@ from redis.commands.core import Script
 from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
+from jobs.batches import BatchRules, BatchStore
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable
@@ -22,14 +23,15 @@ from jobs.queue_control import QueueControl
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.sealing import Sealer
+from jobs.streams import Streams, first_number
 from jobs.upkeep import Upkeep
 from jobs.webhook_store import WebhookStore
 
 #: What a job's record holds besides the large texts: ``request``, ``result`` and ``history``.
 SUMMARY_FIELDS: Final = (
     *("v", "owner", "kind", "endpoint", "queue", "status", "model", "attempt", "strikes", "created", "started"),
-    *("deadline", "retry_at", "metadata", "background", "attempt_timeout", "webhook_url", "retried_from", "retried_as"),
-    *("finished", "attempts", "error", "usage", "previous"),
+    *("deadline", "retry_at", "metadata", "background", "stream", "attempt_timeout", "webhook_url"),
+    *("retried_from", "retried_as", "finished", "attempts", "error", "usage", "previous"),
 )
 
 Arguments = list[bytes | str | int | float]
@@ -66,6 +68,7 @@ class JobStore:
         result_ttl: int,
         fsync: bool = False,
         sealer: Sealer | None = None,
+        batch_rules: BatchRules | None = None,
     ) -> None:
         """``fsync``: whether a job counts as made only once it is on disk. ``sealer``: for the secrets of webhooks."""
         self._client = client
@@ -75,9 +78,12 @@ class JobStore:
         self._ttl_ms = result_ttl * 1000
         #: What an operator does.
         self.queues = QueueControl(client, self._scripts)
+        self.batches = BatchStore(client, self._scripts, messages, batch_rules or BatchRules())
         #: Who is told of the jobs' ends, and the telling.
         self.webhooks = WebhookStore(client, self._scripts, sealer)
         self.outbox = Outbox(client, self._scripts, ttl_ms=self._ttl_ms)
+        #: What running jobs have said so far.
+        self.streams = Streams(client, self._scripts)
         #: What the scheduler does.
         self.upkeep = Upkeep(client, self._scripts, messages, ttl_ms=self._ttl_ms)
 
@@ -103,6 +109,8 @@ class JobStore:
             fields["metadata"] = json.dumps(dict(new.metadata))
         if new.background:
             fields["background"] = 1
+        if new.stream:
+            fields["stream"] = first_number(new)
         if new.attempt_timeout is not None:
             fields["attempt_timeout"] = max(1, round(new.attempt_timeout * 1000))
         if new.webhook_url is not None:
@@ -297,7 +305,8 @@ class JobStore:
     ) -> Verdict:
         """Note a failed attempt; keep the claim for the next one, or schedule that ``delay`` seconds from now."""
         slot = "keep" if keep_slot else "free"
-        args: Arguments = [claim.job.id, claim.claim_id, attempt, json.dumps(attempts), round(delay * 1000), slot]
+        code = str(attempts[-1].get("error_code", "")) if attempts else ""
+        args: Arguments = [claim.job.id, claim.claim_id, attempt, json.dumps(attempts), round(delay * 1000), slot, code]
         with redis_errors():
             return self._scripts.retry(args=args).decode()  # type: ignore[no-any-return]
 
@@ -323,6 +332,7 @@ def _repeated(job: Job, new_id: str, created_at: float) -> Job:
         deadline_at=None if job.deadline_at is None else round(created_at + job.deadline_at - job.created_at, 3),
         metadata=job.metadata,
         background=job.background,
+        stream=job.stream,
         attempt_timeout=job.attempt_timeout,
         webhook_url=job.webhook_url,
         retried_from=job.id,

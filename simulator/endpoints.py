@@ -9,6 +9,7 @@ from random import Random
 from aiohttp import web
 
 from simulator import completions, embeddings, responses
+from simulator.behaviour import Fault
 from simulator.calls import Call, output_tokens, parse_call
 from simulator.errors import INVALID, ApiError, error_answer, overloaded, server_error
 from simulator.sending import send_fault, send_stream
@@ -78,9 +79,12 @@ class Endpoint:
         if call.stream and self.shape.stream is not None:
             build = self.shape.stream
         answer = build(call, texts)
-        if behaviour.fault:
-            return await send_fault(request, ticket, behaviour.fault, answer)
+        fault = behaviour.fault
+        if behaviour.breaks and self.stats.attempt(call.model, call.key) <= behaviour.breaks:
+            fault = Fault.TRUNCATED
         seconds_of_output = output_tokens(texts) / speed if speed else 0.0
+        if fault:
+            return await send_fault(request, ticket, fault, answer, seconds_of_output)
         if isinstance(answer, Stream):
             return await send_stream(request, ticket, answer, seconds_of_output / max(1, len(answer.deltas)))
         if seconds_of_output:

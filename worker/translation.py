@@ -107,6 +107,11 @@ class ResponseStream:
         self._usage: Any = None
         self._finish: Any = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a chunk has come."""
+        return self._begun is not None
+
     def take(self, chunk: Mapping[str, Any]) -> Iterator[Event]:
         """The events that this chunk brings."""
         if chunk.get("error"):

@@ -11,6 +11,7 @@ from api.bodies import query, read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.ids import known_response_id
 from api.doors.jobs import answer_accepted
+from api.event_streams import stream_new, stream_of
 from api.intake import Submission, body_for_llm, check_prompt, is_stored, job_of, submit
 from api.openapi import operation
 from api.rendering import input_items, page, response_answer
@@ -36,10 +37,12 @@ _WINDOWS: Final[dict[str, QueueName]] = {"soonest": "interactive", "2h": "defaul
     idempotent=True,
     waits=True,
     prefer_async=True,
+    streams=True,
 )
 def create() -> Response:
     """With `background: true`, accept and answer at once; without, answer when the LLM has. Both go through the queue.
 
+    With `stream: true` server-sent events: in the background from the start, else as soon as the LLM says something.
     With `Prefer: respond-async`, 202 and the job.
     """
     raw, sent = read_object()
@@ -61,9 +64,12 @@ def create() -> Response:
             background=bool(body.background),
             stored=stored,
             response=sent,
+            stream=bool(body.stream),
         ),
         sent,
     )
+    if body.stream:
+        return stream_new(accepted, RESPONSES, background=bool(body.background))
     if body.background:
         return jsonify(response_answer(*job_of(accepted)))
     if respond_async():
@@ -79,10 +85,13 @@ def _queue(body: ResponseBody) -> QueueName:
 
 
 @blueprint.get("/v1/responses/<response_id>")
-@operation("Get a response", answers={200: ResponseAnswer}, query=RetrieveQuery, errors=(404,))
+@operation("Get a response", answers={200: ResponseAnswer}, query=RetrieveQuery, errors=(404,), streams=True)
 def get(response_id: str) -> Response:
-    """A response as it stands."""
-    query(RetrieveQuery)
+    """A response as it stands. With `stream`, its events after `starting_after`, and then as they come to its end."""
+    asked = query(RetrieveQuery)
+    if asked.stream:
+        job = services().store.get(known_response_id(response_id), owner(), fields=())
+        return stream_of(job, after=asked.starting_after)
     return _answer(services().store.get(known_response_id(response_id), owner()))
 
 

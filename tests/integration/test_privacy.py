@@ -50,6 +50,9 @@ def test_no_prompt_is_logged_or_published(client: httpx2.Client, stack: Stack, p
     client.post("/v1/responses", json={**following, "store": False})
     client.post("/v1/chat/completions", json=chat(marker, "sim-400"))
     client.post("/generate", json={"prompt": marker})
+    for model in ("sim", "sim-stream-error", "sim-breaks-1"):
+        streamed = client.post("/v1/responses", json={"model": model, "input": marker, "stream": True})
+        ids.append(streamed.headers["x-promptq-job-id"])
     refused = [
         client.post("/v1/jobs", json={"prompt": marker, "queue": marker}),
         client.post("/v1/jobs", json={"prompt": [marker]}),

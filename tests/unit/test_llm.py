@@ -23,6 +23,7 @@ from jobs.errors import (
 from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, JobStatus
 from jobs.settings import Settings
 from worker.llm import ERRORS, Answer, LLMClient
+from worker.streaming import Event
 
 SDK_ERRORS = {
     error
@@ -213,3 +214,81 @@ def test_an_llm_of_chat_completions_alone_is_asked_for_one() -> None:
     assert answer.usage is not None
     assert answer.usage["output_tokens"] == 2
     assert response["output"][0]["content"][0]["text"] == "There."
+
+
+class Chunks(httpx2.SyncByteStream):
+    """A body that comes in pieces, and may break off."""
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self.pieces, self.error, self.closed = pieces, error, False
+
+    def __iter__(self) -> Any:
+        yield from self.pieces
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        self.closed = True
+
+
+SSE = {"content-type": "text/event-stream", "x-request-id": "req_7"}
+LAST = (
+    b'data: {"type":"response.completed","response":{"output":[],"status":"completed","usage":{"total_tokens":1}}}\n\n'
+)
+
+
+def ask_for_a_stream(body: Chunks, endpoint: Any = RESPONSES, headers: Any = SSE) -> tuple[Answer, list[Event]]:
+    """One streamed call through the SDK, and what was told."""
+    told: list[Event] = []
+    seen: list[httpx2.Request] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(200, stream=body, headers=headers)
+
+    with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        try:
+            answer = LLMClient(client).stream(endpoint, b'{"model":"m"}', told.append)
+        finally:
+            assert body.closed
+            assert seen[0].content.startswith(b'{"stream":true')
+    return answer, told
+
+
+def test_a_stream_is_told_and_answered() -> None:
+    """Each event goes to those who follow; the last one is the answer."""
+    answer, told = ask_for_a_stream(Chunks(b'data: {"type":"response.new"}\n', b"\n", LAST))
+    assert [event.data for event in told] == [b'{"type":"response.new"}']
+    assert (answer.status, answer.usage, answer.request_id) == (JobStatus.COMPLETED, {"total_tokens": 1}, "req_7")
+
+
+def test_an_llm_may_answer_as_a_whole() -> None:
+    """What is no stream is read as without one, and nothing is told."""
+    answer, told = ask_for_a_stream(Chunks(ANSWER), CHAT_COMPLETIONS, {"content-type": "application/json"})
+    assert (answer.body, told) == (ANSWER, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "ours"),
+    [
+        (Chunks(b'data: {"type":"response.new"}\n\n'), LLMUnreachable),
+        (Chunks(b'data: {"type":"response.new"}\n\n', error=httpx2.ReadTimeout("slow")), LLMTimeout),
+        (Chunks(b'data: {"type":"response.new"}\n\n', error=httpx2.RemoteProtocolError("cut")), LLMUnreachable),
+        (Chunks(b"data: <html>\n\n"), LLMBadAnswer),
+        (Chunks(b'data: {"type":"error","message":"why"}\n\n'), LLMUnavailable),
+        (Chunks(b'data: {"type":"response.completed","response":{"status":"queued"}}\n\n'), LLMBadAnswer),
+    ],
+)
+def test_a_stream_that_goes_wrong_is_called_so(body: Chunks, ours: type[LLMError]) -> None:
+    """Each way raises its error, with the LLM's request id; the connection is closed."""
+    with pytest.raises(LLMError) as caught:
+        ask_for_a_stream(body)
+    assert type(caught.value) is ours
+    assert caught.value.upstream_request_id == "req_7"
+
+
+def test_what_is_complete_needs_no_end() -> None:
+    """An LLM that breaks off behind its last event has answered."""
+    answer, _ = ask_for_a_stream(Chunks(LAST, error=httpx2.ReadError("cut")))
+    assert answer.status is JobStatus.COMPLETED
