@@ -70,7 +70,7 @@ def continuation(
                 param=param,
             )
         return Continuation(previous_id, upstream_previous=upstream)
-    if previous.previous_response_id is not None and previous.history is None:
+    if previous.history is None and _continues(previous.request):
         raise PreviousResponseNotFound(
             f"What was said before '{previous_id}' is not here: the LLM kept it (PROMPTQ_CONVERSATIONS was llm).",
             param=param,
@@ -84,3 +84,9 @@ def continuation(
             param=param,
         )
     return Continuation(previous_id, history=history)
+
+
+def _continues(request: bytes) -> bool:
+    """Whether a request names a response before it, even if the release that took it knew nothing of conversations."""
+    name = "previous_response_id"
+    return name.encode() in request and json.loads(request).get(name) is not None

@@ -32,9 +32,10 @@ def answer_to(text: str) -> dict[str, Any]:
 
 def created(client: httpx2.Client, **body: Any) -> dict[str, Any]:
     """A response of this body, once the LLM has answered."""
-    answer = client.post(RESPONSES, json={"model": "sim", **body})
+    answer = client.post(RESPONSES, json={"model": "sim", "background": True, **body})
     assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    ended(client, answer.json()["id"])
+    return dict(client.get(f"{RESPONSES}/{answer.json()['id']}").raise_for_status().json())
 
 
 def refused(answer: httpx2.Response, status: int, code: str, param: str | None = None) -> str:
