@@ -87,14 +87,14 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
 
 
 def _discarded(body: Any) -> bool:
-    """Read what is left of a body that was refused, so that its sender gets to read the answer; False if it is too much.
+    """Read what is left of a body that was refused, so that its sender reads the answer; False if it is too much.
 
     gunicorn would do so without an end and in small pieces, with no turn for anybody else.
     """
     if getattr(body.reader, "length", None) == 0:
         return True  # as nearly always
     left = _MAX_DISCARDED
-    with gevent.Timeout(_DISCARD_SECONDS, False):
+    with gevent.Timeout(_DISCARD_SECONDS, False):  # type: ignore[arg-type]  # the stubs know no False
         while left > 0:
             piece = body.read(_PIECE)
             if not piece:
