@@ -177,13 +177,14 @@ def test_a_caller_who_leaves_takes_what_is_not_stored_along(stack: Stack) -> Non
     eventually(lambda: stack.stats()["aborted"], lambda count: count > aborted, within=5)
 
 
-def test_what_is_not_stored_ends_with_its_callers_wait(alice: httpx2.Client, small: Stack) -> None:
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_what_is_not_stored_ends_with_its_callers_wait(alice: httpx2.Client, small: Stack, streamed: bool) -> None:
     """A wait that was too long ends the job, unless its caller can come back for the answer with the key."""
     prompt = unique()
     aborted = small.stats()["aborted"]
-    answer = alice.post(RESPONSES, json={"model": "sim-hang", "input": prompt, "store": False})
+    answer = alice.post(RESPONSES, json={"model": "sim-hang", "input": prompt, "store": False, "stream": streamed})
     assert answer.status_code == 504
-    assert "was cancelled" in answer.json()["error"]["message"]
+    assert "GET /v1" not in answer.json()["error"]["message"]
     eventually(lambda: small.stats()["aborted"], lambda count: count > aborted, within=5)
     headers, prompt = {"Idempotency-Key": uuid.uuid4().hex}, unique()
     body = {"model": "sim-slow-2", "input": prompt, "store": False}
