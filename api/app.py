@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 def _off_the_loop(work: Callable[[], T], /) -> T:
     """Let a disk keep a thread waiting, not everybody."""
-    return gevent.get_hub().threadpool.apply(work)  # type: ignore[no-any-return]
+    return gevent.get_hub().threadpool.apply(work)
 
 
 def create_app(settings: Settings | None = None, tracing: Tracing | None = None) -> Flask:

@@ -21,6 +21,13 @@ Answers = Mapping[int, type[BaseModel] | type[str] | type[bytes]]
 
 _ATTRIBUTE: Final = "__promptq_operation__"
 _REF: Final = "#/components/schemas/{model}"
+#: One server-sent event: OpenAPI 3.1 has no word for a row of them.
+_EVENT: Final = {
+    "type": "object",
+    "description": "Server-sent events, as OpenAI sends them; `data` is JSON, or `[DONE]` behind the last chunk.",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 #: The LLM's own refusals, relayed to a caller who waits for its answer, and what stands for an LLM that gave none.
 _RELAYED: Final = (400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504)
 
@@ -179,8 +186,7 @@ def _responses(about: Operation) -> dict[str, Any]:
         elif _is_model(model):
             responses[str(status)]["content"] = _json(model.__name__)
     if about.streams:
-        events = {"type": "string", "description": "Server-sent events, as OpenAI sends them."}
-        responses["200"]["content"]["text/event-stream"] = {"schema": events}
+        responses["200"]["content"]["text/event-stream"] = {"schema": _EVENT}
     statuses = {*about.errors}
     if not about.public:
         statuses |= {400, 401, 403, 503}

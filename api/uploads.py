@@ -97,7 +97,8 @@ def _events(boundary: bytes, max_bytes: int) -> Iterator[multipart.Event]:
                     return
     except RequestEntityTooLarge:
         raise _too_large(max_bytes) from None
-    except ClientDisconnected:
+    except (ClientDisconnected, ValueError):
+        # The decoder's words quote what was sent.
         raise _incomplete() from None
 
 

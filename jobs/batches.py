@@ -21,7 +21,7 @@ from redis import Redis
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
 from jobs.broker import MessageMaker
-from jobs.errors import AcceptanceUnknown, BatchNotCancellable, Fenced, IdempotencyConflict, NotFound
+from jobs.errors import AcceptanceUnknown, BatchNotCancellable, IdempotencyConflict, NotFound
 from jobs.files import BATCH_OUTPUT, DEFAULT_LIFETIME
 from jobs.model import RESPONSES, Endpoint
 from jobs.redis_errors import redis_errors
@@ -29,6 +29,10 @@ from jobs.scripts import Scripts
 from jobs.settings import Settings
 
 Arguments = list[bytes | str | int | float]
+
+
+class Fenced(Exception):
+    """Raised in a worker whose claim to a batch has gone to another."""
 
 
 class BatchStatus(StrEnum):

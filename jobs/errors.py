@@ -28,7 +28,6 @@ PromptQError
 ├── StorageOff                          501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
-├── Fenced                              a batch is another worker's by now
 ├── WaitTimeout                         504
 ├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
@@ -248,12 +247,6 @@ class WebhookTestFailed(PromptQError):
 
     code = "webhook_test_failed"
     http_status = 502
-
-
-class Fenced(PromptQError):
-    """Raised in a worker whose claim to a batch has gone to another."""
-
-    code = "fenced"
 
 
 class WaitTimeout(PromptQError):

@@ -124,17 +124,17 @@ class FileStore:
         delete the new content.
 
         Raises ``StoreFull``; ``OutcomeUnknown`` if the reply was lost; ``IdempotencyConflict`` if the key was used
-        for another upload. In all cases but the second the content is gone.
+        for another upload. Unless the reply was lost, no content is left that is no file's.
         """
         file_id = new_file_id()
         idem = "" if new.idempotency_key is None else _idempotency_key(new.owner, new.idempotency_key)
         lifetime = "" if new.lifetime is None else new.lifetime * 1000
-        about = [file_id, new.owner, new.filename.encode("utf-8", "replace"), new.purpose, new.size, new.content]
+        name = new.filename.encode("utf-8", "replace")
+        args: list[bytes | str | int | float] = [file_id, new.owner, name, new.purpose, new.size, new.content]
+        args += [lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
         try:
             with redis_errors(lost_reply=OutcomeUnknown):
-                verdict, found = self._scripts.file_create(
-                    args=[*about, lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
-                )
+                verdict, found = self._scripts.file_create(args=args)
         except OutcomeUnknown:
             raise
         except Unavailable:
@@ -172,7 +172,7 @@ class FileStore:
         """The file's content. Raises ``ContentMissing``."""
         return self.storage.read(file.content, offset)
 
-    def list(
+    def page(
         self,
         owner: str,
         *,

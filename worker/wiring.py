@@ -48,7 +48,7 @@ def make_files(settings: Settings) -> FileStore:
 
 
 def _off_the_loop(work: Callable[[], T], /) -> T:
-    return gevent.get_hub().threadpool.apply(work)  # type: ignore[no-any-return]
+    return gevent.get_hub().threadpool.apply(work)
 
 
 def wire(

@@ -65,7 +65,7 @@ def create() -> Response:
 def list_() -> Response:
     """Your files, newest first unless you say otherwise."""
     asked = query(FilesQuery)
-    found = services().files.list(
+    found = services().files.page(
         owner(),
         purpose=asked.purpose,
         ascending=asked.order == "asc",

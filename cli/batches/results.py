@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -71,7 +71,7 @@ class Results:
                 file.close()
             draft.unlink(missing_ok=True)
 
-    def _in_order(self, items: Iterable[Item], opened: list[IO[bytes]]) -> Iterator[dict[str, Any]]:
+    def _in_order(self, items: Iterable[Item], opened: Sequence[IO[bytes]]) -> Iterator[dict[str, Any]]:
         left = dict(self.places)
         for item in items:
             place = left.pop(item.custom_id, None) if item.custom_id is not None else None
@@ -82,7 +82,7 @@ class Results:
             yield _line_at(place, opened)
 
 
-def _line_at(place: tuple[int, int], opened: list[IO[bytes]]) -> dict[str, Any]:
+def _line_at(place: tuple[int, int], opened: Sequence[IO[bytes]]) -> dict[str, Any]:
     file, offset = place
     opened[file].seek(offset)
     line: dict[str, Any] = json.loads(opened[file].readline())

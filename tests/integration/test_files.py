@@ -198,8 +198,10 @@ def test_the_largest_file_costs_no_memory_and_holds_nobody_up(stack: Stack, clie
 def test_a_file_of_201_mb_is_refused_and_leaves_nothing(stack: Stack, client: httpx2.Client, chunked: bool) -> None:
     """A file that is too large is a 413 in the one shape, whether its size was told before or not."""
     before = kept(stack)
-    answer = send(client, 201 * 1024 * 1024, chunked=chunked)
+    with Watch(stack) as watch:
+        answer = send(client, 201 * 1024 * 1024, chunked=chunked)
     assert answer.status_code == 413
+    assert watch.slowest < 2
     error = answer.json()["error"]
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "payload_too_large", "file")
     assert kept(stack) == before
@@ -245,7 +247,8 @@ def test_a_download_may_be_broken_off(stack: Stack, client: httpx2.Client) -> No
         ]
 
     with stack.client() as other, other.stream("GET", f"/v1/files/{file_id}/content") as content:
-        next(content.iter_bytes())
+        chunks = content.iter_bytes()
+        assert next(chunks)
         eventually(open_files)
     eventually(open_files, lambda found: found == [])
     client.delete(f"/v1/files/{file_id}").raise_for_status()

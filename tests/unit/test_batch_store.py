@@ -11,9 +11,9 @@ import redis
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
-from jobs.batches import BatchRules, BatchStatus, BatchStore, HeldBatch, NewBatch
+from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch, NewBatch
 from jobs.broker import MessageMaker
-from jobs.errors import Fenced, NotFound
+from jobs.errors import NotFound
 from jobs.files import FileStore, NewFile
 from jobs.model import CHAT_COMPLETIONS, JobStatus, Outcome
 from jobs.redis_clients import worker_client

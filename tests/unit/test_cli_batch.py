@@ -126,7 +126,7 @@ def test_a_plain_list_is_a_prompt_on_each_line(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_told_of_by_its_line(tmp_path: Path, name: str, content: str, says: str) -> None:
     """Nothing is sent of a file that is not right, and the place is named."""
     with pytest.raises(BadInput, match=says):
-        list(Prompts(file(tmp_path, content, name), model="m"))
+        list(Prompts(file(tmp_path, content, name), model=None if '"body"' in str(content) else "m"))
 
 
 def test_a_model_is_named_by_somebody(tmp_path: Path) -> None:
@@ -158,6 +158,7 @@ class FakeApi:
     at: int = -1
     before: bool = False
     steps: int = 0
+    uploads: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -180,7 +181,8 @@ class FakeApi:
         data = b"".join(content)
         assert (len(data), purpose) == (size, "batch")
         if idempotency_key not in self.known:
-            file_id = f"file-{len(self.files)}"
+            file_id = f"file-{self.uploads}"
+            self.uploads += 1
             self.files[file_id] = data
             self.known[idempotency_key] = {"id": file_id}
         return self.known[idempotency_key]
@@ -254,7 +256,7 @@ def test_results_stand_in_the_order_of_the_input(tmp_path: Path, prompts: Path) 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("at", range(1, 7))
 def test_a_run_goes_on_wherever_it_was_interrupted(tmp_path: Path, prompts: Path, at: int, before: bool) -> None:
-    """An interruption at any step, before or after the server did it, makes neither a second file nor a second batch."""
+    """An interruption at any step, before or after the server did it, makes no second file and no second batch."""
     results = tmp_path / "out.jsonl"
     api = FakeApi(fails=lambda prompt: prompt == "two", at=at, before=before)
     try:
@@ -314,7 +316,7 @@ def test_another_input_is_not_taken_for_the_same_run(tmp_path: Path, prompts: Pa
     api = FakeApi(at=2)
     with pytest.raises(Interrupted):
         run(api, prompts, results)
-    with pytest.raises(click.ClickException, match="window|options"):
+    with pytest.raises(click.ClickException, match="options"):
         run(api, prompts, results, window="2h")
     with pytest.raises(click.ClickException, match="not at http://there"):
         run(FakeApi(url="http://there"), prompts, results)

@@ -67,7 +67,7 @@ def make(files: FileStore, data: bytes = b"x", **changes: Any) -> File:
 
 
 def names(files: FileStore, owner: str = "ann", **asked: Any) -> list[str]:
-    return [file.filename for file in files.list(owner, **asked).files]
+    return [file.filename for file in files.page(owner, **asked).files]
 
 
 def kept(storage: Fragile) -> set[str]:
@@ -102,17 +102,17 @@ def test_listings_are_paged_in_either_order(files: FileStore) -> None:
     made = [make(files, filename=str(number)) for number in range(5)]
     assert names(files) == ["4", "3", "2", "1", "0"]
     assert names(files, ascending=True) == ["0", "1", "2", "3", "4"]
-    page = files.list("ann", limit=2)
+    page = files.page("ann", limit=2)
     assert ([file.filename for file in page.files], page.has_more) == (["4", "3"], True)
-    page = files.list("ann", limit=2, after=made[3].id)
+    page = files.page("ann", limit=2, after=made[3].id)
     assert ([file.filename for file in page.files], page.has_more) == (["2", "1"], True)
-    page = files.list("ann", limit=2, after=made[2].id)
+    page = files.page("ann", limit=2, after=made[2].id)
     assert ([file.filename for file in page.files], page.has_more) == (["1", "0"], False)
-    page = files.list("ann", limit=2, after=made[3].id, ascending=True)
+    page = files.page("ann", limit=2, after=made[3].id, ascending=True)
     assert ([file.filename for file in page.files], page.has_more) == (["4"], False)
     for unknown in (new_file_id(), make(files, owner="bob").id):
         with pytest.raises(NotFound):
-            files.list("ann", after=unknown)
+            files.page("ann", after=unknown)
 
 
 def test_a_long_listing_is_whole(files: FileStore) -> None:
@@ -126,7 +126,7 @@ def test_a_long_listing_is_whole(files: FileStore) -> None:
     files._client.delete(*(queues.file_key(file.id) for file in made[100:700]))
     left = [*range(100), *range(700, 1203)]
     assert names(files, ascending=True) == [str(number) for number in left]
-    page = files.list("ann", limit=600)
+    page = files.page("ann", limit=600)
     assert ([int(file.filename) for file in page.files], page.has_more) == (left[:2:-1], True)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +18,7 @@ from jobs.errors import ContentMissing, StorageOff, StorageUnavailable
 from jobs.settings import Settings
 from jobs.storage import CHUNK, Storage, open_storage
 from jobs.storage.directory import DirectoryStorage
+from jobs.storage.s3 import S3Storage
 from tests import processes
 
 T = TypeVar("T")
@@ -173,16 +176,57 @@ def test_only_keys_of_ours_are_taken(storage: Storage, key: str) -> None:
 
 
 def test_what_a_dead_writer_left_is_swept_away(storage: Storage) -> None:
-    """A sweep removes what was begun long ago and never ended; what is being written now it leaves alone."""
+    """A sweep removes what was begun and never ended, and it cannot appear any more."""
     left = storage.writer(KEY)
     left.__enter__().write(BIG)
-    assert storage.sweep() == 0
-    assert storage.sweep(3600) == 0
     assert storage.sweep(-5) == 1
     assert storage.sweep(-5) == 0
     with pytest.raises(StorageUnavailable):
         left.__exit__(None, None, None)
     assert list(storage.keys("files")) == []
+
+
+def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    """A sweep of a directory leaves alone what has grown lately."""
+    storage = DirectoryStorage(tmp_path)
+    with storage.writer(KEY) as sink:
+        sink.write(BIG)
+        assert storage.sweep() == 0
+        assert storage.sweep(3600) == 0
+    assert read(storage, KEY) == BIG
+
+
+class Uploads:
+    """A client of a store that has two unfinished uploads: moto's server gives them all one date."""
+
+    def __init__(self) -> None:
+        now = datetime.now(UTC)
+        self.uploads = {"young": now - timedelta(hours=23), "old": now - timedelta(hours=25)}
+
+    def get_paginator(self, name: str) -> Uploads:
+        """The one that lists them."""
+        assert name == "list_multipart_uploads"
+        return self
+
+    def paginate(self, **where: str) -> list[dict[str, object]]:
+        """All of them, on a page each."""
+        assert where == {"Bucket": "bucket", "Prefix": "prefix/"}
+        return [
+            {"Uploads": [{"Key": f"prefix/{name}", "UploadId": name, "Initiated": begun}]}
+            for name, begun in self.uploads.items()
+        ] + [{}]
+
+    def abort_multipart_upload(self, **which: str) -> None:
+        """Forget one."""
+        assert which == {"Bucket": "bucket", "Key": f"prefix/{which['UploadId']}", "UploadId": which["UploadId"]}
+        del self.uploads[which["UploadId"]]
+
+
+def test_only_old_uploads_are_aborted() -> None:
+    """A sweep of a bucket leaves alone what was begun less than a day ago."""
+    client = Uploads()
+    assert S3Storage(client, "bucket", "prefix").sweep() == 1
+    assert set(client.uploads) == {"young"}
 
 
 # --- A storage that fails --------------------------------------------------------------------------------------------
@@ -300,8 +344,6 @@ def test_all_that_touches_the_disk_is_done_elsewhere(tmp_path: Path) -> None:
         if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir") and str(tmp_path) in about:
             used.append(event)
             assert opened.allowed, event
-
-    import sys
 
     sys.addaudithook(watch)  # it stays, and knows this test's folder only
     storage = DirectoryStorage(tmp_path / "root", offload=offload)

@@ -56,7 +56,7 @@ def loops(files: Any, rounds: int) -> list[float]:
 
 
 def test_it_looks_every_minute_and_sweeps_every_hour() -> None:
-    """Contents are deleted in each round, at a time that is not everybody's; what dead writers left goes now and then."""
+    """Contents are deleted in each round, not at the same time everywhere; what dead writers left, now and then."""
     files = FakeFiles([])
     slept = loops(files, 3)
     assert files.asked == ["purge", "sweep", "purge", "purge"]

@@ -254,6 +254,7 @@ JSON = st.recursive(
 )
 
 
+@WHATEVER_THE_MACHINE
 @given(
     st.dictionaries(
         st.sampled_from(["input", "tools", "tool_choice", "text", "reasoning", "include", "instructions"]), JSON

@@ -125,7 +125,8 @@ def test_names_are_names_and_no_paths(client: FlaskClient, filename: str, kept: 
     sent = raw(client, part("purpose", b"batch"), part("file", b"x", filename))
     assert sent.status_code == 200, sent.text
     assert sent.get_json()["filename"] == kept
-    offered = client.get(f"/v1/files/{sent.get_json()['id']}/content").headers["Content-Disposition"]
+    with client.get(f"/v1/files/{sent.get_json()['id']}/content") as content:
+        offered = content.headers["Content-Disposition"]
     assert offered.startswith("attachment; filename=")
     assert offered.isascii()
     assert offered.isprintable()

@@ -15,8 +15,8 @@ from typing import Any, Final
 import structlog
 
 from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
-from jobs.batches import Batch, BatchStatus, BatchStore, HeldBatch
-from jobs.errors import ContentMissing, Fenced, Unavailable
+from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
+from jobs.errors import ContentMissing, Unavailable
 from jobs.files import FileStore
 from jobs.storage import Sink
 from worker.batches.results import is_output, result_line, unfed_line
