@@ -46,7 +46,8 @@ def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = Fal
     the LLM's first event, so that what goes wrong before has its own status; a caller who goes away cancels the job,
     as with ``wait_for``. Raises what that raises.
     """
-    follower = _follower(accepted.job_id, endpoint, opens=background, strict=not background)
+    stored = accepted.made is None or accepted.made.stored
+    follower = _follower(accepted.job_id, endpoint, opens=background, strict=not background, stored=stored)
     stream = _Stream(
         services(),
         follower,
@@ -56,7 +57,7 @@ def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = Fal
         opening=follower.open(accepted.made) if background and accepted.made is not None else b"",
         patient=not background,
         cancels=not background and accepted.made is not None and idempotency_key() is None,
-        stored=accepted.made is None or accepted.made.stored,
+        stored=stored,
     )
     return _answer(stream)
 
@@ -154,7 +155,10 @@ class _Stream:
             stays = not gone.is_set()
             raise
         finally:
-            if self.cancels and not stays and not self.follower.over:
+            if self.cancels and not self.stored:
+                # Whatever is left of it could be had by nobody.
+                self._cancel()
+            elif self.cancels and not stays and not self.follower.over:
                 self._cancel()
 
     def _follow(self, deadline: float, gone: threading.Event, wake: threading.Event) -> Iterator[bytes]:

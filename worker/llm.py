@@ -180,7 +180,7 @@ class LLMClient:
         answer = self._stream(CHAT_COMPLETIONS, body, lambda chunk: tell_all(translation.take(chunk.value)))
         if not translation.begun:
             return _as_response(response_of(asked, json.loads(answer.body), number=uuid.uuid4().hex), answer)
-        tell_all(translation.end())
+        tell_all(translation.end(whole=True))
         assert ended is not None
         return _as_response(ended, answer)
 

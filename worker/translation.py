@@ -188,9 +188,12 @@ class ResponseStream:
             about = {"item_id": item_id, "output_index": written.index}
             yield self._event("response.function_call_arguments.delta", **about, delta=piece)
 
-    def end(self) -> Iterator[Event]:
-        """The events that follow the last chunk."""
-        if self._begun is None or self._finish is None:
+    def end(self, *, whole: bool = False) -> Iterator[Event]:
+        """The events that follow the last chunk. Raises ``LLMUnreachable`` where the answer was cut.
+
+        ``whole``: whether it is known not to be; some LLMs give no finish reason.
+        """
+        if self._begun is None or (self._finish is None and not whole):
             raise LLMUnreachable("The LLM's stream ended in its middle.")
         if not self._output:
             yield from self._write("output_text", "")

@@ -15,6 +15,7 @@ from tests import processes
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, unique
 from tests.integration.test_sdk import Sdk
+from tests.integration.test_streams import TEXT, every, numbered, text_of
 from tests.processes import Stack
 
 TOOL = {
@@ -95,6 +96,61 @@ def test_a_function_is_called_and_its_output_answered(sdk: Sdk, chatting: Stack)
         {"role": "tool", "tool_call_id": call.call_id, "content": "sunny"},
     ]
     assert calls_of(chatting, asked) == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_stream_is_told_in_translation(sdk: Sdk, chatting: Stack, background: bool) -> None:
+    """The chunks of a chat completion are the events of a response, which can be had again afterwards."""
+    prompt = unique()
+    events = every(
+        sdk, lambda client: client.responses.create(model="sim", input=prompt, stream=True, background=background)
+    )
+    assert numbered(events) == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events if event.type != TEXT]
+    assert kinds[: 1 + background] == ["created", "queued"][: 1 + background]
+    assert kinds[1 + background :] == [
+        *("in_progress", "output_item.added", "content_part.added", "output_text.done", "content_part.done"),
+        *("output_item.done", "completed"),
+    ]
+    assert text_of(events) == events[-1].response.output_text == f"Simulated answer to: {prompt}"
+    assert events[-1].response.usage.output_tokens > 0
+    response_id = events[-1].response.id
+    assert sdk(lambda client: client.responses.retrieve(response_id)).output == events[-1].response.output
+    again = every(sdk, lambda client: client.responses.retrieve(response_id, stream=True, starting_after=4))
+    assert again[0].sequence_number > 4
+    assert again[-1] == events[-1]
+    assert calls_of(chatting, [{"role": "user", "content": prompt}]) == 1
+
+
+def test_a_function_call_is_streamed(sdk: Sdk, chatting: Stack) -> None:
+    """The arguments of a call come in pieces, and the call can be answered in the next turn."""
+    prompt = unique()
+    events = every(
+        sdk, lambda client: client.responses.create(model="sim-tool", input=prompt, tools=[TOOL], stream=True)
+    )
+    pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    (call,) = events[-1].response.output
+    assert "".join(pieces) == call.arguments == json.dumps({"prompt": prompt}, separators=(",", ":"))
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    following = every(
+        sdk,
+        lambda client: client.responses.create(
+            model="sim-tool", input=[output], tools=[TOOL], previous_response_id=events[-1].response.id, stream=True
+        ),
+    )
+    assert text_of(following) == f"Simulated answer to: {prompt}"
+    assert following[-1].response.previous_response_id == events[-1].response.id
+
+
+def test_a_stream_that_breaks_off_is_tried_again(sdk: Sdk, chatting: Stack) -> None:
+    """A chat completion that is cut in its middle is no answer: the response fails after its attempts."""
+    prompt = unique()
+    events = every(
+        sdk,
+        lambda client: client.responses.create(model="sim-truncated", input=prompt, stream=True, background=True),
+    )
+    assert events[-1].type in ("response.failed", "error")
+    assert calls_of(chatting, [{"role": "user", "content": prompt}]) > 1
 
 
 @pytest.mark.parametrize(

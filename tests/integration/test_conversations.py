@@ -14,6 +14,7 @@ from tests import processes
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, ended, everything_in, read, running, unique
 from tests.integration.test_sdk import Sdk, sdk  # noqa: F401  # the fixture
+from tests.integration.test_streams import every, text_of
 from tests.integration.test_synchronous import connect
 from tests.processes import Stack, eventually
 
@@ -111,6 +112,25 @@ def test_a_response_that_is_not_stored_is_an_answer_and_no_more(sdk: Sdk, client
         assert job_id not in [one["id"] for one in client.get(path, params={"limit": 100}).json()["data"]]
 
 
+def test_a_stream_may_go_unstored_too(sdk: Sdk, stack: Stack) -> None:  # noqa: F811
+    """A streamed turn of a conversation that is not stored is told to its caller, and to nobody afterwards."""
+    asked = [unique(f"turn {number}") for number in range(2)]
+    first = sdk(lambda client: client.responses.create(model="sim", input=asked[0]))
+    events = every(
+        sdk,
+        lambda client: client.responses.create(
+            model="sim", input=asked[1], previous_response_id=first.id, store=False, stream=True
+        ),
+    )
+    response = events[-1].response
+    assert (response.status, response.store, response.previous_response_id) == ("completed", False, first.id)
+    assert text_of(events) == response.output_text == f"Simulated answer to: {asked[1]}"
+    assert calls_of(stack, [user(asked[0]), answer_to(asked[0]), user(asked[1])]) == 1
+    for options in ({}, {"stream": True}):
+        with pytest.raises(openai.NotFoundError):
+            sdk(lambda client, options=options: client.responses.retrieve(response.id, **options))
+
+
 def test_a_background_response_must_be_stored(sdk: Sdk) -> None:  # noqa: F811
     """Where nobody waits for it, a response that is not stored is refused."""
     with pytest.raises(openai.BadRequestError) as caught:
@@ -157,13 +177,14 @@ def test_a_caller_who_leaves_takes_what_is_not_stored_along(stack: Stack) -> Non
     eventually(lambda: stack.stats()["aborted"], lambda count: count > aborted, within=5)
 
 
-def test_what_is_not_stored_ends_with_its_callers_wait(alice: httpx2.Client, small: Stack) -> None:
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_what_is_not_stored_ends_with_its_callers_wait(alice: httpx2.Client, small: Stack, streamed: bool) -> None:
     """A wait that was too long ends the job, unless its caller can come back for the answer with the key."""
     prompt = unique()
     aborted = small.stats()["aborted"]
-    answer = alice.post(RESPONSES, json={"model": "sim-hang", "input": prompt, "store": False})
+    answer = alice.post(RESPONSES, json={"model": "sim-hang", "input": prompt, "store": False, "stream": streamed})
     assert answer.status_code == 504
-    assert "was cancelled" in answer.json()["error"]["message"]
+    assert "GET /v1" not in answer.json()["error"]["message"]
     eventually(lambda: small.stats()["aborted"], lambda count: count > aborted, within=5)
     headers, prompt = {"Idempotency-Key": uuid.uuid4().hex}, unique()
     body = {"model": "sim-slow-2", "input": prompt, "store": False}

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam
 from pydantic import TypeAdapter
 
+from api.rendering import response_answer
 from jobs import queues
 from jobs.continuing import Continuation, continuation
 from jobs.conversation import history_after, llm_body
 from jobs.errors import (
     InvalidRequest,
+    LLMUnsupported,
     NotFound,
     PayloadTooLarge,
     PreviousResponseNotCompleted,
@@ -321,3 +323,22 @@ def test_what_is_not_stored_is_not_told(store: JobStore) -> None:
     )
     store.complete(held, Outcome(JobStatus.COMPLETED, result(SAID)))
     assert store.outbox.list("ann", limit=10).deliveries == []
+
+
+def test_a_response_names_the_one_before_it(store: JobStore) -> None:
+    """Whatever the LLM was told, a caller sees the id that it has sent, before and after the answer."""
+    waiting = new_job(
+        endpoint=RESPONSES, request=request("x", previous_response_id="resp_1"), previous_response_id="resp_1"
+    )
+    assert response_answer(waiting.as_job(1.0))["previous_response_id"] == "resp_1"
+    held = running(store, endpoint=RESPONSES, request=request("x"), previous_response_id="resp_1")
+    store.complete(held, Outcome(JobStatus.COMPLETED, result(SAID, previous_response_id="resp_llm_0")))
+    answer = response_answer(job(store, held.job.id))
+    assert (answer["previous_response_id"], answer["upstream_id"]) == ("resp_1", "resp_llm")
+
+
+def test_what_the_llm_has_no_words_for_is_the_prompts_fault(store: JobStore) -> None:
+    """A response that failed in translation says so in one of the codes that a response has."""
+    error = {"code": LLMUnsupported.code, "message": "m"}
+    failed = ended(store, Outcome(JobStatus.FAILED, error=error))
+    assert response_answer(job(store, failed))["error"] == {"code": "invalid_prompt", "message": "m"}

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from jobs.errors import LLMBadAnswer, LLMUnavailable, LLMUnreachable, LLMUnsupported
 from jobs.translation import chat_body
-from worker.translation import response_events, response_of
+from worker.translation import ResponseStream, response_events, response_of
 
 #: The SDK's type of each event, by its ``type``.
 EVENTS: dict[str, type[BaseModel]] = {
@@ -416,6 +416,16 @@ def test_a_stream_that_is_cut_has_not_answered() -> None:
             events(*chunks)
     with pytest.raises(LLMUnavailable):
         events(chunk({"content": "The"}), {"error": {"message": "overloaded"}})
+
+
+def test_what_is_known_to_be_whole_needs_no_finish_reason() -> None:
+    """Some LLMs say that they are done and not why."""
+    stream = ResponseStream(ASKED, "ab")
+    assert not stream.begun
+    list(stream.take(chunk({"content": "There."})))
+    assert stream.begun
+    *_, last = stream.end(whole=True)
+    assert (last["type"], last["response"]["status"]) == ("response.completed", "completed")
 
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
