@@ -30,7 +30,7 @@ UNSTORED_SECONDS: Final = 300
 
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
 _DENIED_WHEN_FULL: Final = frozenset(
-    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
+    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create", "batch_feed"}
 )
 #: What stands before each script, in this order.
 _LIBRARY: Final = ("base", "files", "outbox", "batches", "streams", "lib")

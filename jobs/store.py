@@ -78,7 +78,7 @@ class JobStore:
         self._ttl_ms = result_ttl * 1000
         #: What an operator does.
         self.queues = QueueControl(client, self._scripts)
-        self.batches = BatchStore(client, self._scripts, messages, batch_rules or BatchRules())
+        self.batches = BatchStore(client, self._scripts, messages, batch_rules or BatchRules(), fsync=fsync)
         #: Who is told of the jobs' ends, and the telling.
         self.webhooks = WebhookStore(client, self._scripts, sealer)
         self.outbox = Outbox(client, self._scripts, ttl_ms=self._ttl_ms)

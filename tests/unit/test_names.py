@@ -24,7 +24,17 @@ BY_OWNER = {"webhook-endpoints:"}
 BY_JOB = {"stream:", "stream-deltas:"}
 #: What the Lua steps alone know.
 THEIR_OWN = {"webhook-taken:", "held:batches", "file-uses"}
-DENIED = {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
+DENIED = {
+    "create",
+    "resubmit",
+    "endpoint",
+    "secret",
+    "probe",
+    "file_reserve",
+    "file_create",
+    "batch_create",
+    "batch_feed",
+}
 
 
 def test_lua_uses_known_keys_only() -> None:
