@@ -22,12 +22,11 @@ LIST = queues.celery_queue(queues.DEFAULT)
 
 
 def test_a_message_that_comes_again_while_its_job_runs_costs_no_call(room: Room, messages: MessageMaker) -> None:
-    """Running jobs are delivered again, to a second worker as well, and are left alone."""
+    """Running jobs are delivered again, to another worker as well, and are left alone."""
     wanted = orders(3, model="sim-slow-5")
-    room.cluster.start_worker("w1")
+    room.cluster.start_workers("w1", "w2")
     job_ids = room.submitter.must(wanted)
     room.in_flight(3)
-    room.cluster.start_worker("w2")
     for _ in range(4):
         room.store.lpush(LIST, *(messages.message(job_id, queues.DEFAULT) for job_id in job_ids))
         eventually(lambda: room.store.llen(LIST) == 0)
