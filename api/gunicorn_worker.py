@@ -86,7 +86,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
 
 
 def _discarded(body: Any) -> bool:
-    """Read what is left of a body that was refused, so that its sender gets to read the answer; False if it is too much.
+    """Read what is left of a body that was refused, so that its sender reads the answer; False if it is too much.
 
     gunicorn would do so without an end and in small pieces, with no turn for anybody else.
     """
