@@ -34,6 +34,7 @@ from api.models_proxy import ModelsProxy
 from api.services import Services
 from api.synchronous import ClientGone, client_gone_response
 from api.waiting import Waiter
+from api.wakeups import Wakeups
 from jobs.batches import BatchRules
 from jobs.broker import MessageMaker, make_celery
 from jobs.files import FileStore
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
         files=FileStore(client, Scripts(client), open_storage(settings, offload=_off_the_loop)),
         keys=KeyRing(settings),
         waiter=Waiter(listener_client(settings)),
+        wakeups=Wakeups(listener_client(settings)),
         models=ModelsProxy(settings),
         metrics=Metrics(),
         tracing=tracing,

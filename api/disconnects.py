@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gevent
@@ -37,3 +37,22 @@ def _watch(client: socket.socket, callback: Callable[[], None]) -> None:
     # Bytes that can be read are the next request on the same connection: its sender is still there.
     if gone:
         callback()
+
+
+@contextmanager
+def cut_off(environ: dict[str, Any], seconds: float) -> Iterator[None]:
+    """Close the client's connection if the block lasts longer: one that does not read would hold it for ever."""
+    client: socket.socket | None = environ.get("gunicorn.socket")
+    if client is None:
+        yield
+        return
+    timer = gevent.spawn_later(seconds, _cut, client)
+    try:
+        yield
+    finally:
+        timer.kill()
+
+
+def _cut(client: socket.socket) -> None:
+    with suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)

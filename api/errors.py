@@ -56,7 +56,12 @@ def install(app: Flask) -> None:
 
 
 #: Findings of our own validators about a whole object, and the member that they are about (api/requests.py).
-_AT: Final = {"no_prompt": "input", "misplaced": "promptq", "half_a_policy": "expires_after[seconds]"}
+_AT: Final = {
+    "no_prompt": "input",
+    "misplaced": "promptq",
+    "half_a_policy": "expires_after[seconds]",
+    "no_reader": "stream",
+}
 
 
 def first_problem(error: ValidationError, value: object, *, prefix: str = "") -> InvalidRequest:

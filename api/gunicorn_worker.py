@@ -76,6 +76,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             answer_by -= 0.25
         services.closing.set()
         services.waiter.wake_all()
+        services.wakeups.wake_all()
 
     def _close_idle(self) -> None:
         for client in list(self._idle):

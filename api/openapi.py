@@ -21,6 +21,13 @@ Answers = Mapping[int, type[BaseModel] | type[str] | type[bytes]]
 
 _ATTRIBUTE: Final = "__promptq_operation__"
 _REF: Final = "#/components/schemas/{model}"
+#: One server-sent event: OpenAPI 3.1 has no word for a row of them.
+_EVENT: Final = {
+    "type": "object",
+    "description": "Server-sent events, as OpenAI sends them; `data` is JSON, or `[DONE]` behind the last chunk.",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 #: The LLM's own refusals, relayed to a caller who waits for its answer, and what stands for an LLM that gave none.
 _RELAYED: Final = (400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504)
 
@@ -41,6 +48,8 @@ class Operation:
     prefer_async: bool = False
     #: Whether the view waits for the LLM's answer and relays its refusals.
     waits: bool = False
+    #: Whether the view can answer with server-sent events instead.
+    streams: bool = False
     #: Whether the view needs no key.
     public: bool = False
     #: Statuses of its own errors, beside those that any view may have.
@@ -176,6 +185,8 @@ def _responses(about: Operation) -> dict[str, Any]:
             responses[str(status)]["content"] = {"application/octet-stream": content}
         elif _is_model(model):
             responses[str(status)]["content"] = _json(model.__name__)
+    if about.streams:
+        responses["200"]["content"]["text/event-stream"] = {"schema": _EVENT}
     statuses = {*about.errors}
     if not about.public:
         statuses |= {400, 401, 403, 503}

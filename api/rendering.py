@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from jobs.batches import BATCH_TIMES, Batch
-from jobs.errors import LLMRateLimited
+from jobs.errors import LLMRateLimited, LLMUnsupported
 from jobs.files import File
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
@@ -160,6 +160,11 @@ def response_answer(job: Job, position: int | None = None) -> dict[str, Any]:
         status=job.status.value,
         background=job.background,
     )
+    if job.previous_response_id is not None:
+        # The LLM was told another id, or none.
+        response["previous_response_id"] = job.previous_response_id
+    if not job.stored:
+        response["store"] = False
     if upstream_id is not None:
         response["upstream_id"] = str(upstream_id)
     if position is not None:
@@ -197,7 +202,7 @@ def _response_error(job: Job) -> dict[str, Any] | None:
         return None
     if job.error["code"] == LLMRateLimited.code:
         code = "rate_limit_exceeded"
-    elif job.error.get("upstream_status") == 400:
+    elif job.error.get("upstream_status") == 400 or job.error["code"] == LLMUnsupported.code:
         code = "invalid_prompt"
     else:
         code = "server_error"

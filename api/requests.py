@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -17,7 +18,6 @@ from jobs.bodies import (
     EmbeddingBody,
     Metadata,
     ModelName,
-    NoStream,
     OpenAIs,
     Ours,
     ResponseBody,
@@ -53,41 +53,47 @@ class _JobFields(Ours):
     )
 
 
-def _no_options(body: Body) -> Body:
+def _for_a_job(body: Body) -> Body:
     if "promptq" in body.model_fields_set:
         raise PydanticCustomError("misplaced", "the options in 'promptq' stand beside 'body' here, not in it")
+    if body.stream:
+        raise PydanticCustomError("no_reader", "nobody would read the stream of a job; ask its own endpoint for one")
     return body
 
 
-_WithoutOptions = (AfterValidator(_no_options), Field(json_schema_extra={"not": {"required": ["promptq"]}}))
+_STREAMS: JsonDict = {"required": ["stream"], "properties": {"stream": {"const": True}}}
+_ForAJob = (
+    AfterValidator(_for_a_job),
+    Field(json_schema_extra={"not": {"anyOf": [{"required": ["promptq"]}, _STREAMS]}}),
+)
 
 
 class ResponseJob(_JobFields):
     """A job in full: a response. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/responses"]
-    body: Annotated[ResponseBody, *_WithoutOptions]
+    body: Annotated[ResponseBody, *_ForAJob]
 
 
 class ChatJob(_JobFields):
     """A job in full: a chat completion. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/chat/completions"]
-    body: Annotated[ChatBody, *_WithoutOptions]
+    body: Annotated[ChatBody, *_ForAJob]
 
 
 class CompletionJob(_JobFields):
     """A job in full: a completion. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/completions"]
-    body: Annotated[CompletionBody, *_WithoutOptions]
+    body: Annotated[CompletionBody, *_ForAJob]
 
 
 class EmbeddingJob(_JobFields):
     """A job in full: embeddings. The body goes to the LLM unchanged."""
 
     endpoint: Literal["/v1/embeddings"]
-    body: Annotated[EmbeddingBody, *_WithoutOptions]
+    body: Annotated[EmbeddingBody, *_ForAJob]
 
 
 EndpointJob = ResponseJob | ChatJob | CompletionJob | EmbeddingJob
@@ -144,7 +150,13 @@ class DeadLettersQuery(PageQuery):
 class RetrieveQuery(BaseModel):
     """How to retrieve a response."""
 
-    stream: NoStream = False
+    stream: bool = Field(False, description="As server-sent events.")
+    starting_after: int | None = Field(
+        None,
+        ge=-1,
+        le=2**53,
+        description="The `sequence_number` of the last event that you have; without it, all come.",
+    )
 
 
 class WaitQuery(BaseModel):

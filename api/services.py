@@ -11,6 +11,7 @@ from api.access import KeyRing
 from api.metrics import Metrics
 from api.models_proxy import ModelsProxy
 from api.waiting import Waiter
+from api.wakeups import Wakeups
 from jobs.files import FileStore
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -26,6 +27,7 @@ class Services:
     files: FileStore
     keys: KeyRing
     waiter: Waiter
+    wakeups: Wakeups
     models: ModelsProxy
     metrics: Metrics
     tracing: Tracing

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from flask import Response, jsonify, request
 
 from api.disconnects import on_disconnect
-from api.errors import error_response
 from api.intake import idempotency_key
 from api.services import owner, services
 from jobs import errors
@@ -37,11 +36,13 @@ def wait_for(accepted: Accepted) -> Job:
 
     Raises ``WaitTimeout`` after ``PROMPTQ_MAX_WAIT``, ``JobCancelled`` if the job was cancelled or deleted meanwhile,
     and ``ClientGone`` if the caller went away. The last cancels the job, unless it came with an Idempotency-Key: such a
-    caller may come back for the answer, and a cancelled job would be paid for twice.
+    caller may come back for the answer, and a cancelled job would be paid for twice. So does the first where the job is
+    not stored: nobody else could have its answer.
     """
     found = services()
     job_id = accepted.job_id
     may_cancel = accepted.made is not None and idempotency_key() is None
+    stored = accepted.made is None or accepted.made.stored
     gone = threading.Event()
     wake = threading.Event()
 
@@ -50,7 +51,7 @@ def wait_for(accepted: Accepted) -> Job:
         wake.set()
 
     def read() -> Job:
-        return found.store.get(job_id, owner(), fields=("request", "result"))
+        return found.store.get(job_id, owner(), fields=("request", "result"), unstored=True)
 
     try:
         with on_disconnect(request.environ, on_gone):
@@ -65,18 +66,25 @@ def wait_for(accepted: Accepted) -> Job:
         raise JobCancelled(f"The job {job_id} was deleted while this request waited for it.") from None
     except StoreUnavailable as error:
         # The job was accepted: a plain 503 would make the SDK send it again, to be paid for again.
-        raise WaitTimeout(_still_running(job_id, "The job store went away while this request waited")) from error
+        why = "The job store went away while this request waited"
+        raise WaitTimeout(still_running(job_id, why, stored=stored)) from error
     if job.status.terminal:
         return job
     if gone.is_set():
         if may_cancel:
-            found.store.cancel(job_id, owner())
+            found.store.cancel(job_id, owner(), unstored=True)
         raise ClientGone
     why = "The server is restarting" if found.closing.is_set() else "The job did not end in time for this request"
-    raise WaitTimeout(_still_running(job_id, why))
+    if may_cancel and not job.stored:
+        found.store.cancel(job_id, owner(), unstored=True)
+        raise WaitTimeout(f"{why}; it was cancelled, since a response that is not stored cannot be fetched later.")
+    raise WaitTimeout(still_running(job_id, why, stored=job.stored))
 
 
-def _still_running(job_id: str, why: str) -> str:
+def still_running(job_id: str, why: str, *, stored: bool) -> str:
+    """That a request is over and its job is not."""
+    if not stored:
+        return f"{why}; it goes on as {job_id}: only the same request with its Idempotency-Key can get the answer."
     return f"{why}; it goes on as {job_id}: see GET /v1/jobs/{job_id}."
 
 
@@ -93,21 +101,9 @@ def result_as_it_came(job: Job) -> Response:
 
 
 def _relay_error(job: Job) -> Response:
-    error = job.error or {"code": "internal_error", "message": "The job failed."}
-    upstream = error.get("upstream_error")
-    status = error.get("upstream_status")
-    if upstream and status:
-        response = jsonify({"error": upstream})
-        response.status_code = status
-    else:
-        ours = _BY_CODE.get(error["code"], PromptQError)
-        response = error_response(
-            error["message"],
-            # An error without a body of its own (a proxy's, say) still keeps the LLM's status.
-            status=status if status and status >= 400 else ours.http_status,
-            error_type=ours.error_type,
-            code=error["code"],
-        )
+    body, status = error_of(job)
+    response = jsonify({"error": body})
+    response.status_code = status
     # Its retries are done and paid for; the SDK would begin them again.
     response.headers["x-should-retry"] = "false"
     return response
@@ -120,6 +116,25 @@ _BY_CODE: Final[Mapping[str, type[PromptQError]]] = {
     # The root of the LLM's errors has no code of its own.
     if isinstance(value, type) and issubclass(value, LLMError | DeadlineExceeded) and value is not LLMError
 }
+
+
+def error_of(job: Job) -> tuple[dict[str, Any], int]:
+    """Why a job brought no answer, as OpenAI writes errors, and its HTTP status; the LLM's own where it gave one."""
+    if job.status is JobStatus.CANCELLED:
+        cancelled = JobCancelled(f"The job {job.id} was cancelled.")
+        return _body(cancelled.message, JobCancelled, cancelled.code), cancelled.http_status
+    error = job.error or {"code": "internal_error", "message": "The job failed."}
+    upstream = error.get("upstream_error")
+    status = error.get("upstream_status")
+    if upstream and status:
+        return dict(upstream), status
+    ours = _BY_CODE.get(error["code"], PromptQError)
+    # An error without a body of its own (a proxy's, say) still keeps the LLM's status.
+    return _body(error["message"], ours, error["code"]), status if status and status >= 400 else ours.http_status
+
+
+def _body(message: str, ours: type[PromptQError], code: str) -> dict[str, Any]:
+    return {"message": message, "type": ours.error_type, "param": None, "code": code}
 
 
 def client_gone_response() -> Response:

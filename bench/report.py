@@ -151,6 +151,14 @@ def sheets(results: Mapping[str, Any]) -> Iterator[Sheet]:
         yield Sheet(
             "From a submit to the LLM, 50 jobs/s", ("p50, ms", "p99, ms"), [(str(row["p50_ms"]), str(row["p99_ms"]))]
         )
+    if "streams" in results:
+        row = results["streams"]
+        columns = ("stream", "first piece, p50, ms", "p99, ms", "end, p50, ms")
+        streams = [
+            (name, *(f"{row[f'{key}_{what}_ms']:.1f}" for what in ("first_p50", "first_p99", "last_p50")))
+            for name, key in (("the LLM directly", "direct"), ("through PromptQ", "promptq"), ("added", "added"))
+        ]
+        yield Sheet("Streams, 10 begun a second", columns, streams)
     if "redis" in results:
         row = results["redis"]
         columns = ("queued job, bytes", "ended job, bytes", "CPU of Redis, ms a job")

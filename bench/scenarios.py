@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench import apis, depths, latencies
+from bench import streams as streaming
 from bench.loopback import Loopback, wait_for
 from bench.subjects import EVERYBODY, PROMPTQ, QUIET, Subject
 from bench.workers import Level, prompts, run
@@ -122,6 +123,22 @@ def latency(bench: Bench) -> Any:
     return figures
 
 
+def streams(bench: Bench) -> Any:
+    """The first piece of a streamed text, beside the LLM asked directly."""
+    bench.loopback.begin(latency=0.05)
+    worker = PROMPTQ.start(bench.loopback, 100)
+    try:
+        PROMPTQ.enqueue(bench.loopback, prompts(20, "warm-up"))
+        assert wait_for(lambda: bench.loopback.stats()["calls"] >= 20, within=60)
+        with apis.ours(bench.loopback) as server:
+            streaming.measure(bench.loopback, server, 1)
+            figures = streaming.measure(bench.loopback, server, 5 if bench.quick else 20)
+    finally:
+        end(worker)
+    bench.say(f"first piece: {figures['added_first_p50_ms']} ms later (p50), {figures['added_first_p99_ms']} ms (p99)")
+    return figures
+
+
 def redis(bench: Bench) -> Any:
     """Bytes in Redis and CPU of Redis for each job."""
     figures = depths.per_job(bench.loopback)
@@ -138,6 +155,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Bench], Any]]] = {
     "submits": submits,
     "longpolls": longpolls,
     "latency": latency,
+    "streams": streams,
     "redis": redis,
     "depth": depth,
     "events": events,

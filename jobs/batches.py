@@ -21,7 +21,8 @@ from redis import Redis
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
 from jobs.broker import MessageMaker
-from jobs.errors import AcceptanceUnknown, BatchNotCancellable, Fenced, IdempotencyConflict, NotFound
+from jobs.durability import run_to_disk
+from jobs.errors import AcceptanceUnknown, BatchNotCancellable, IdempotencyConflict, NotFound
 from jobs.files import BATCH_OUTPUT, DEFAULT_LIFETIME
 from jobs.model import RESPONSES, Endpoint
 from jobs.redis_errors import redis_errors
@@ -29,6 +30,10 @@ from jobs.scripts import Scripts
 from jobs.settings import Settings
 
 Arguments = list[bytes | str | int | float]
+
+
+class Fenced(Exception):
+    """Raised in a worker whose claim to a batch has gone to another."""
 
 
 class BatchStatus(StrEnum):
@@ -50,7 +55,18 @@ BATCH_TIMES: Final = (
     *("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
 )
 _FIELDS: Final = (
-    *("owner", "status", "endpoint", "input", "content", "completion_window", "created_at", "expires_at", *BATCH_TIMES),
+    *(
+        "owner",
+        "status",
+        "endpoint",
+        "input",
+        "content",
+        "completion_window",
+        "window",
+        "created_at",
+        "expires_at",
+        *BATCH_TIMES,
+    ),
     *("total", "fed", "completed", "failed", "offset", "line", "ending", "output", "error", "errors", "metadata"),
     *("model", "output_ttl"),
 )
@@ -97,6 +113,8 @@ class Batch:
     input_file_id: str
     #: Where its content lies in the storage.
     input_content: str
+    #: How many of its jobs there are at once.
+    window: int
     completion_window: str
     created_at: float
     expires_at: float
@@ -143,6 +161,7 @@ class Batch:
             endpoint=cast("Endpoint", text("endpoint")),
             input_file_id=text("input") or "",
             input_content=text("content") or "",
+            window=number("window"),
             completion_window=text("completion_window") or "",
             created_at=number("created_at") / 1000,
             expires_at=number("expires_at") / 1000,
@@ -213,7 +232,11 @@ class BatchStore:
     """Batches in Redis. Every method raises ``StoreUnavailable`` when Redis does not answer; those of a worker raise
     ``Fenced`` when the batch is another's."""
 
-    def __init__(self, client: Redis, scripts: Scripts, messages: MessageMaker, rules: BatchRules) -> None:
+    def __init__(
+        self, client: Redis, scripts: Scripts, messages: MessageMaker, rules: BatchRules, *, fsync: bool = False
+    ) -> None:
+        """``fsync``: whether a batch counts as made only once it is on disk."""
+        self._fsync = fsync
         self._client = client
         self._scripts = scripts
         self._messages = messages
@@ -238,7 +261,8 @@ class BatchStore:
         if new.output_seconds is not None:
             args += ["output_ttl", new.output_seconds]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, found = self._scripts.batch_create(args=args)
+            step = self._scripts.batch_create
+            verdict, found = run_to_disk(self._client, step, args) if self._fsync else step(args=args)
         if verdict == b"gone":
             raise NotFound("No file with this id found.", param="input_file_id")
         if verdict == b"conflict":
@@ -317,7 +341,7 @@ class BatchStore:
         """How many more jobs of it there may be now."""
         ended, alive = self.progress(batch)
         # Results that are not written yet take room, too.
-        return max(0, self._window - alive - max(0, ended - self._window))
+        return max(0, batch.window - alive - max(0, ended - batch.window))
 
     def feed(self, held: HeldBatch, lines: Sequence[Line | BadLine], *, offset: int, number: int) -> bool:
         """Make jobs of the next lines; False if the batch is being ended.
@@ -366,10 +390,10 @@ class BatchStore:
         """Forget the lines that stand in a part now; ``skipped`` lines of it were never fed, up to ``offset``."""
         self._step(held, self._scripts.batch_part, name, held.batch.fed, skipped, offset, number, *members)
 
-    def finalize(self, held: HeldBatch) -> list[str] | None:
+    def finalize(self, held: HeldBatch) -> Sequence[str] | None:
         """Begin to put its files together; answer the names of its parts, or None if it is not that far."""
         with redis_errors():
-            verdict, *parts = self._scripts.batch_finalize(args=self._claim(held))
+            verdict, parts = self._scripts.batch_finalize(args=self._claim(held))
         if verdict == b"fenced":
             raise _fenced(held)
         return None if verdict == b"unfinished" else [name.decode() for name in parts]

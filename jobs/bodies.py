@@ -21,7 +21,7 @@ OURS = frozenset({"background", "background_options", "stream", "promptq"})
 
 def _no_stream(value: bool) -> bool:
     if value:
-        raise PydanticCustomError("unsupported", "streaming is not supported yet; leave 'stream' out")
+        raise PydanticCustomError("unsupported", "there is nothing to stream here; leave 'stream' out")
     return value
 
 
@@ -61,7 +61,7 @@ class JobOptions(Ours):
 
 class Body(OpenAIs):
     model: ModelName
-    stream: NoStream | None = None
+    stream: bool | None = None
     promptq: JobOptions | None = None
 
 
@@ -90,6 +90,10 @@ class ResponseBody(Body):
     background: bool | None = None
     background_options: BackgroundOptions | None = None
     metadata: Metadata | None = None
+    previous_response_id: str | None = Field(None, description="The response that this one continues.")
+    store: bool | None = Field(
+        None, description="false: nobody can look the response up; only who waits for it gets it."
+    )
 
     @model_validator(mode="after")
     def _has_prompt(self) -> ResponseBody:
@@ -114,6 +118,7 @@ class CompletionBody(Body):
 class EmbeddingBody(Body):
     """The body of `POST /v1/embeddings`, as OpenAI documents it."""
 
+    stream: NoStream | None = None
     input: str | list[Any]
 
 

@@ -3,6 +3,9 @@
 PromptQError
 ├── RequestError                        the caller's to mend (4xx)
 │   ├── InvalidRequest                  400
+│   ├── PreviousResponseNotFound        400
+│   ├── PreviousResponseNotCompleted    400
+│   ├── StoreRequired                   400
 │   ├── Unauthorized                    401
 │   ├── Forbidden                       403
 │   ├── NotFound                        404
@@ -25,11 +28,11 @@ PromptQError
 ├── StorageOff                          501
 ├── WebhookTestFailed                   502
 ├── SecretUnreadable                    500
-├── Fenced                              a batch is another worker's by now
 ├── WaitTimeout                         504
 ├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
     ├── LLMRejected                     a final 4xx
+    ├── LLMUnsupported                  400: it speaks chat completions alone, which cannot say this
     ├── LLMRateLimited                  429
     ├── LLMUnavailable                  408, 409, 5xx
     ├── LLMUnreachable                  no connection, or it was cut
@@ -69,6 +72,24 @@ class InvalidRequest(RequestError):
     """Raised when a request is malformed or a value in it is of the wrong kind."""
 
     code = "invalid_request"
+
+
+class PreviousResponseNotFound(RequestError):
+    """Raised when the caller has no response of the id in ``previous_response_id``; code and status are OpenAI's."""
+
+    code = "previous_response_not_found"
+
+
+class PreviousResponseNotCompleted(RequestError):
+    """Raised when the response that shall be continued has not ended, or has brought nothing."""
+
+    code = "previous_response_not_completed"
+
+
+class StoreRequired(RequestError):
+    """Raised when ``store: false`` stands beside what needs a response that is kept."""
+
+    code = "store_required"
 
 
 class Unauthorized(RequestError):
@@ -228,12 +249,6 @@ class WebhookTestFailed(PromptQError):
     http_status = 502
 
 
-class Fenced(PromptQError):
-    """Raised in a worker whose claim to a batch has gone to another."""
-
-    code = "fenced"
-
-
 class WaitTimeout(PromptQError):
     """Raised when a synchronous call outlasts ``PROMPTQ_MAX_WAIT``; its job goes on."""
 
@@ -278,6 +293,18 @@ class LLMRejected(LLMError):
     """Raised when the LLM refuses the request for good (400, 401, 403, 404, 422, content policy)."""
 
     code = "llm_rejected"
+
+
+class LLMUnsupported(LLMError):
+    """Raised before the call when the LLM's API has no words for what is asked (``PROMPTQ_LLM_API``)."""
+
+    code = "unsupported_by_llm"
+    http_status = 400
+    error_type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class LLMRateLimited(LLMError):

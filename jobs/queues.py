@@ -14,6 +14,9 @@ QUEUES: Final[tuple[QueueName, ...]] = (INTERACTIVE, DEFAULT, BULK)
 
 RUN_JOB: Final = "promptq.run_job"
 
+#: The kind, in the index, of a job that its owner can neither list nor look up (``store: false``).
+UNSTORED: Final = "unstored"
+
 #: Every key of ours begins with this. ``jobs/lua`` gets it from here.
 PREFIX: Final = "promptq:"
 #: Terminal states, as ``job-id status``; what wakes those who wait for a job.
@@ -129,3 +132,13 @@ def delivery_key(delivery_id: str) -> str:
 def celery_queue(queue: str) -> str:
     """The Celery queue, which is a Redis list of the same name."""
     return f"promptq.{queue}"
+
+
+def stream_key(job_id: str) -> str:
+    """The Redis stream of a job's events that stay, and the channel that wakes those who follow it."""
+    return f"{PREFIX}stream:{job_id}"
+
+
+def deltas_key(job_id: str) -> str:
+    """The Redis stream of a job's events that are pieces of text."""
+    return f"{PREFIX}stream-deltas:{job_id}"

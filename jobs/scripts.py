@@ -20,15 +20,20 @@ EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did n
 #: What a job gets whose worker died under it ``MAX_STRIKES`` times.
 CRASHED_ERROR: Final = {"code": "worker_crashed", "message": "The job's worker died three times while it ran."}
 MAX_STRIKES: Final = 3
+#: How long (seconds) the pieces of text in a job's stream are kept after its end, for those who still read them.
+DELTAS_LINGER: Final = 60.0
 #: From then on it runs alone, so that the last strike is its own.
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
+#: How long a job is kept after its end that shall not be kept: its caller reads the answer, or repeats the request.
+UNSTORED_SECONDS: Final = 300
+
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
 _DENIED_WHEN_FULL: Final = frozenset(
-    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
+    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create", "batch_feed"}
 )
 #: What stands before each script, in this order.
-_LIBRARY: Final = ("base", "files", "outbox", "batches", "lib")
+_LIBRARY: Final = ("base", "files", "outbox", "batches", "streams", "lib")
 
 
 class Scripts:
@@ -63,6 +68,8 @@ class Scripts:
         self.endpoint_delete = self._load(client, "endpoint_delete")
         self.secret = self._load(client, "secret")
         self.probe = self._load(client, "probe")
+        self.stream_begin = self._load(client, "stream_begin")
+        self.stream_append = self._load(client, "stream_append")
         self.file_reserve = self._load(client, "file_reserve")
         self.file_create = self._load(client, "file_create")
         self.file_delete = self._load(client, "file_delete")
@@ -101,7 +108,11 @@ def _constants() -> str:
         "MAX_OLD_SECRETS": MAX_OLD_SECRETS,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
+        "CRASHED_CODE": CRASHED_ERROR["code"],
+        "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
         "SCHEMA_VERSION": SCHEMA_VERSION,
+        "UNSTORED": queues.UNSTORED,
+        "UNSTORED_MS": UNSTORED_SECONDS * 1000,
         "MAX_STRIKES": MAX_STRIKES,
         "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,
     }

@@ -95,6 +95,16 @@ class Settings(BaseSettings):
         description="Address of any OpenAI-compatible LLM; OpenAI's own by default.",
     )
 
+    llm_api: Literal["responses", "chat"] = Field(
+        "responses",
+        description="What the LLM speaks: responses, or chat completions alone; then responses are translated.",
+    )
+    conversations: Literal["compose", "llm"] = Field(
+        "compose",
+        description="Who keeps what previous_response_id leads to: compose, PromptQ, which sends all of it again; llm, "
+        "the LLM.",
+    )
+
     result_ttl: int = Field(
         7 * 24 * 3600,
         ge=1,
@@ -118,6 +128,12 @@ class Settings(BaseSettings):
         description="Deadline of a job that names none, in seconds from its submission; none by default.",
     )
     connect_timeout: float = Field(5, gt=0, description="Longest wait for a connection to the LLM.")
+    stream_max_bytes: int = Field(
+        256 * 1024,
+        ge=0,
+        description="Size of a job's stream up to which each piece of text is kept as it came; beyond it several are "
+        "put together.",
+    )
 
     concurrency: int = Field(100, ge=1, le=5000, description="LLM calls that one worker process has in flight.")
     worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name of this worker in Flower.")
@@ -266,6 +282,14 @@ class Settings(BaseSettings):
     def _plain_redis_behind_sentinels(self) -> Settings:
         if self.redis_sentinels and (not self.redis_url.startswith("redis://") or "?" in self.redis_url):
             raise ValueError("with PROMPTQ_REDIS_SENTINELS, PROMPTQ_REDIS_URL is redis://[user:password@]any/database")
+        return self
+
+    @model_validator(mode="after")
+    def _chat_keeps_nothing(self) -> Settings:
+        if self.llm_api == "chat" and self.conversations == "llm":
+            raise ValueError(
+                "with PROMPTQ_LLM_API=chat the LLM keeps no conversation: PROMPTQ_CONVERSATIONS is compose"
+            )
         return self
 
     @field_validator("storage")

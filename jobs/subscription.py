@@ -1,11 +1,12 @@
-"""Listening to a Redis channel, with a connection that is known to live."""
+"""Listening to Redis channels, with a connection that is known to live."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from redis import Redis
+from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 #: Seconds without a word before the server is asked for one; after twice as long the connection counts as dead.
@@ -20,17 +21,23 @@ def listen(client: Redis, channel: str) -> Iterator[bytes | None]:
     """
     with client.pubsub() as pubsub:
         pubsub.subscribe(channel)
-        asked = False
-        while True:
-            message = pubsub.get_message(timeout=_QUIET)
-            if message is None:
-                if asked:
-                    raise RedisConnectionError("the subscription is dead")
-                pubsub.ping()
-                asked = True
-                continue
-            asked = False
+        for message in messages(pubsub):
             if message["type"] == "subscribe":
                 yield None
             elif message["type"] == "message":
                 yield message["data"]
+
+
+def messages(pubsub: PubSub) -> Iterator[dict[str, Any]]:
+    """What comes, as redis-py has it, from at least one channel that was subscribed to. Raises as ``listen`` does."""
+    asked = False
+    while True:
+        message = pubsub.get_message(timeout=_QUIET)
+        if message is not None:
+            asked = False
+            yield message
+        elif asked:
+            raise RedisConnectionError("the subscription is dead")
+        else:
+            pubsub.ping()
+            asked = True

@@ -16,11 +16,16 @@ model                  behaviour
 `sim-cut`              the connection is closed without an answer
 `sim-truncated`        headers that announce all of the body, half of it, then the connection is closed;
                        a stream ends in its middle
+`sim-stall`            half of a stream, then nothing until the client goes away; elsewhere as `sim-hang`
+`sim-stream-error`     a stream has an `error` event in its middle, and ends; elsewhere 500 `server_error`
+`sim-breaks-N`         the first N calls for one input as `sim-truncated`, later ones normally
 `sim-garbage`          200 with a `text/html` body that is not JSON
 `sim-wrong-shape`      200 with JSON that was not promised: a list
 `sim-incomplete`       responses: `status` "incomplete" with reason `max_output_tokens`; chat completions
                        and completions: `finish_reason` "length"; embeddings: a normal answer
 `sim-failed`           responses: 200 with `status` "failed" and an `error`; elsewhere: a normal answer
+`sim-tool`             chat completions: calls the first function that is offered, with the last user message as
+                       ``{"prompt": …}``, until a tool's output is the last message; elsewhere a normal answer
 `sim-flaky-N`          the first N calls for one input answer 500, later ones normally
                        (``POST /stats/reset`` starts the count again)
 `sim-slow-SECONDS`     a normal answer with that latency, such as `sim-slow-2.5`
@@ -42,6 +47,8 @@ class Fault(Enum):
     HANG = "sim-hang"
     CUT = "sim-cut"
     TRUNCATED = "sim-truncated"
+    STALL = "sim-stall"
+    STREAM_ERROR = "sim-stream-error"
     GARBAGE = "sim-garbage"
     WRONG_SHAPE = "sim-wrong-shape"
 
@@ -58,7 +65,9 @@ class Ending(Enum):
 class Behaviour:
     """What one model does; the defaults are a normal answer.
 
-    latency: seconds instead of the latency that is set. failures: how many first calls for one input answer 500.
+    latency: seconds instead of the latency that is set. failures: how many first calls for one input answer 500;
+    breaks: how many break off.
+    tool: whether it calls a function that is offered.
     """
 
     ending: Ending = Ending.COMPLETED
@@ -66,6 +75,8 @@ class Behaviour:
     fault: Fault | None = None
     latency: float | None = None
     failures: int = 0
+    tool: bool = False
+    breaks: int = 0
 
 
 _LIMIT = "Rate limit reached for requests."
@@ -101,11 +112,13 @@ _FIXED = {
     **{fault.value: Behaviour(fault=fault) for fault in Fault},
     "sim-incomplete": Behaviour(ending=Ending.INCOMPLETE),
     "sim-failed": Behaviour(ending=Ending.FAILED),
+    "sim-tool": Behaviour(tool=True),
 }
 _FLAKY = re.compile(r"sim-flaky-(\d{1,9})", re.ASCII)
+_BREAKS = re.compile(r"sim-breaks-(\d{1,9})", re.ASCII)
 _SLOW = re.compile(r"sim-slow-(\d{1,9}(?:\.\d{1,9})?)", re.ASCII)
 
-MODELS = (*_FIXED, "sim-flaky-1", "sim-slow-1")
+MODELS = (*_FIXED, "sim-flaky-1", "sim-breaks-1", "sim-slow-1")
 
 
 def behaviour_of(model: str) -> Behaviour:
@@ -114,6 +127,8 @@ def behaviour_of(model: str) -> Behaviour:
         return _NORMAL
     if flaky := _FLAKY.fullmatch(model):
         return Behaviour(failures=int(flaky[1]))
+    if breaks := _BREAKS.fullmatch(model):
+        return Behaviour(breaks=int(breaks[1]))
     if slow := _SLOW.fullmatch(model):
         return Behaviour(latency=float(slow[1]))
     return _FIXED.get(model, _NORMAL)

@@ -9,8 +9,9 @@ from random import Random
 from aiohttp import web
 
 from simulator import completions, embeddings, responses
+from simulator.behaviour import Fault
 from simulator.calls import Call, output_tokens, parse_call
-from simulator.errors import ApiError, error_answer, overloaded, server_error
+from simulator.errors import INVALID, ApiError, error_answer, overloaded, server_error
 from simulator.sending import send_fault, send_stream
 from simulator.settings import Settings
 from simulator.stats import Stats, Ticket
@@ -52,6 +53,8 @@ class Endpoint:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Count a call, then answer it as the settings and its model say; raises ApiError for an invalid one."""
         with self.stats.call() as ticket:
+            if self.settings.chat_alone and self.shape.path == "/v1/responses":
+                return error_answer(ApiError(404, "Not Found (POST /v1/responses)", type=INVALID))
             arrived = time.time() if self.settings.arrivals else None
             raw = await request.read()
             try:
@@ -76,9 +79,12 @@ class Endpoint:
         if call.stream and self.shape.stream is not None:
             build = self.shape.stream
         answer = build(call, texts)
-        if behaviour.fault:
-            return await send_fault(request, ticket, behaviour.fault, answer)
+        fault = behaviour.fault
+        if behaviour.breaks and self.stats.attempt(call.model, call.key) <= behaviour.breaks:
+            fault = Fault.TRUNCATED
         seconds_of_output = output_tokens(texts) / speed if speed else 0.0
+        if fault:
+            return await send_fault(request, ticket, fault, answer, seconds_of_output)
         if isinstance(answer, Stream):
             return await send_stream(request, ticket, answer, seconds_of_output / max(1, len(answer.deltas)))
         if seconds_of_output:

@@ -6,9 +6,24 @@ from typing import Never
 from aiohttp import web
 
 from simulator.behaviour import Fault
+from simulator.errors import error_answer, server_error
 from simulator.stats import Ticket
-from simulator.streams import Stream
+from simulator.streams import Stream, frame
 from simulator.wire import encode, json_answer
+
+# As a response's event and as a chunk: each client reads what it knows.
+_MESSAGE = "The simulated stream failed."
+_ERROR = frame(
+    {
+        "type": "error",
+        "sequence_number": 99,
+        "code": "server_error",
+        "message": _MESSAGE,
+        "param": None,
+        "error": {"message": _MESSAGE, "type": "server_error", "param": None, "code": "server_error"},
+    },
+    event="error",
+)
 
 
 async def send_stream(request: web.Request, ticket: Ticket, stream: Stream, pause: float) -> web.StreamResponse:
@@ -25,17 +40,33 @@ async def send_stream(request: web.Request, ticket: Ticket, stream: Stream, paus
     return response
 
 
-async def send_fault(request: web.Request, ticket: Ticket, fault: Fault, answer: object | Stream) -> web.StreamResponse:
-    """Break the promise of an HTTP answer in the way that the fault says; the answer is what it would have been."""
+async def send_fault(
+    request: web.Request, ticket: Ticket, fault: Fault, answer: object | Stream, seconds_of_output: float
+) -> web.StreamResponse:
+    """Break the promise of an HTTP answer in the way that the fault says.
+
+    The answer is what it would have been. Half of a stream takes half of its time.
+    """
     match fault:
-        case Fault.HANG:
+        case Fault.STALL | Fault.STREAM_ERROR if isinstance(answer, Stream):
+            response = await _begin_stream(request)
+            await response.write(b"".join((answer.opening, *answer.deltas[: len(answer.deltas) // 2])))
+            if fault is Fault.STALL:
+                await _wait_for_the_end()
+            ticket.settled = True
+            await response.write_eof(_ERROR)
+            return response
+        case Fault.HANG | Fault.STALL:
             await _wait_for_the_end()
+        case Fault.STREAM_ERROR:
+            return error_answer(server_error())
         case Fault.GARBAGE:
             return web.Response(text="<html><body>Bad gateway {", content_type="text/html")
         case Fault.WRONG_SHAPE:
             return json_answer(["this", "is", "not", "what", "was", "promised"])
         case Fault.TRUNCATED if isinstance(answer, Stream):
             await _send_half(await _begin_stream(request), _all_of(answer))
+            await asyncio.sleep(seconds_of_output / 2)
         case Fault.TRUNCATED:
             body = encode(answer)
             response = web.StreamResponse(headers={"Content-Type": "application/json"})

@@ -11,7 +11,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import gc
 import os
 import sys
 from typing import Any
@@ -20,7 +19,7 @@ import gevent
 import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from jobs import logs, open_files
+from jobs import garbage, logs, open_files
 from jobs.queues import BULK, celery_queue
 from jobs.redis_clients import listener_client
 from jobs.storage import OFF
@@ -52,9 +51,7 @@ def main() -> int:
 
     @worker_ready.connect(weak=False)
     def tell_ready(**_: Any) -> None:
-        # Else each full round of the garbage collector looks at all that was imported, and holds all calls up.
-        gc.collect()
-        gc.freeze()
+        garbage.settle()
         if settings.worker_ready_file:
             settings.worker_ready_file.write_text(str(os.getpid()))
 

@@ -118,6 +118,10 @@ class _RefillingConnection:
         return settle_and_wake
 
 
+#: Tags of the messages of bulk that this process has. Their tasks run on when the connection is lost that brought them.
+_bulk_running: set[Any] = set()
+
+
 class _BulkShare:
     """Keeps some slots free of bulk: at its limit, the worker does not ask for more of it.
 
@@ -126,7 +130,7 @@ class _BulkShare:
 
     def __init__(self, channel: Any, limit: int) -> None:
         self._limit = limit
-        self._running: set[Any] = set()
+        self._running = _bulk_running
         self._cycle = channel._queue_cycle
         self._ask, self._take = channel._brpop_start, channel.qos.append
         channel._queue_cycle, channel._brpop_start, channel.qos.append = self, self._ask_in_time, self._note

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import urllib.request
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+import gevent
 import httpx2
 import openai
 from openai._exceptions import SubjectTokenProviderError  # exported nowhere else
@@ -23,6 +27,10 @@ from jobs.errors import (
 )
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.settings import Settings
+from jobs.translation import chat_body
+from worker import sse
+from worker.streaming import FINAL, Event, reading_of, streamed
+from worker.translation import ResponseStream, response_of
 from worker.transport import StackedTransport
 
 #: Each exception class of the SDK and what it is to us; a class not named here is what its nearest base is. A test
@@ -66,6 +74,8 @@ _STATUS: Final = {
     "cancelled": JobStatus.CANCELLED,
 }
 _REQUEST_TIMEOUT: Final = 408
+#: How long (seconds) the end of a stream is waited for whose answer is complete: its connection can be used again then.
+_END_OF_STREAM: Final = 1.0
 #: A 429 that no waiting mends.
 _NO_QUOTA: Final = "insufficient_quota"
 
@@ -85,8 +95,10 @@ class Answer:
 class LLMClient:
     """Calls any OpenAI-compatible LLM once per ``call``; retries are the queue's."""
 
-    def __init__(self, client: openai.OpenAI) -> None:
+    def __init__(self, client: openai.OpenAI, *, chat_alone: bool = False) -> None:
+        """``chat_alone``: the LLM has no Responses API, so that responses are asked for as chat completions."""
         self._client = client
+        self._chat_alone = chat_alone
 
     @classmethod
     def from_settings(cls, settings: Settings, watch: Callable[[httpx2.Client], None] | None = None) -> LLMClient:
@@ -110,11 +122,23 @@ class LLMClient:
                 max_retries=0,
                 timeout=timeout,
                 http_client=http_client,
-            )
+            ),
+            chat_alone=settings.llm_api == "chat",
         )
 
     def call(self, endpoint: Endpoint, body: bytes) -> Answer:
-        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits."""
+        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits.
+
+        Where the LLM speaks chat completions alone, a response is asked for and answered in translation.
+        """
+        if endpoint == RESPONSES and self._chat_alone:
+            asked = json.loads(body)
+            chat = json.dumps(chat_body(asked), separators=(",", ":")).encode("ascii")
+            answer = self._call(CHAT_COMPLETIONS, chat)
+            return _as_response(response_of(asked, json.loads(answer.body), number=uuid.uuid4().hex), answer)
+        return self._call(endpoint, body)
+
+    def _call(self, endpoint: Endpoint, body: bytes) -> Answer:
         try:
             response = self._client.post(
                 endpoint.removeprefix("/v1"),
@@ -125,6 +149,89 @@ class LLMClient:
         except openai.OpenAIError as error:
             _raise_ours(error)
         return _read(endpoint, response)
+
+    def stream(self, endpoint: Endpoint, body: bytes, tell: Callable[[Event], None]) -> Answer:
+        """Send the body and ask for a stream; tell each event as it comes, and answer what they add up to.
+
+        Raises the ``LLMError`` that fits. An LLM that answers as a whole all the same tells nothing.
+        In translation as with ``call``.
+        """
+        if endpoint == RESPONSES and self._chat_alone:
+            return self._stream_in_translation(json.loads(body), tell)
+        return self._stream(endpoint, body, tell)
+
+    def _stream_in_translation(self, asked: Mapping[str, Any], tell: Callable[[Event], None]) -> Answer:
+        # What the answer has cost comes in a chunk of its own, which the translation needs.
+        chat = {**chat_body(asked), "stream_options": {"include_usage": True}}
+        translation = ResponseStream(asked, uuid.uuid4().hex)
+        ended: dict[str, Any] | None = None
+
+        def tell_all(events: Iterable[Mapping[str, Any]]) -> None:
+            nonlocal ended
+            for event in events:
+                kind = str(event["type"])
+                if kind in FINAL:
+                    ended = event["response"]
+                else:
+                    data = json.dumps(event, separators=(",", ":")).encode("ascii")
+                    tell(Event(data, event, kind, delta=kind.endswith(".delta")))
+
+        body = json.dumps(chat, separators=(",", ":")).encode("ascii")
+        answer = self._stream(CHAT_COMPLETIONS, body, lambda chunk: tell_all(translation.take(chunk.value)))
+        if not translation.begun:
+            return _as_response(response_of(asked, json.loads(answer.body), number=uuid.uuid4().hex), answer)
+        tell_all(translation.end(whole=True))
+        assert ended is not None
+        return _as_response(ended, answer)
+
+    def _stream(self, endpoint: Endpoint, body: bytes, tell: Callable[[Event], None]) -> Answer:
+        parsed = json.loads(body)
+        reading = reading_of(endpoint, parsed)
+        try:
+            response = self._client.post(
+                endpoint.removeprefix("/v1"),
+                cast_to=httpx2.Response,
+                content=streamed(endpoint, body, parsed),
+                options={"headers": {"Content-Type": "application/json"}},
+                stream=True,
+                stream_cls=openai.Stream[Any],
+            )
+        except openai.OpenAIError as error:
+            _raise_ours(error)
+        assert isinstance(response, httpx2.Response)
+        request_id = response.headers.get("x-request-id")
+        # Also when the call is ended from outside: an LLM goes on for whoever is still connected.
+        with contextlib.closing(response), _broken_off(request_id):
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                response.read()
+                return _read(endpoint, response)
+            payloads = sse.payloads(response.iter_bytes())
+            for data in payloads:
+                event = reading.take(data)
+                if event is not None:
+                    tell(event)
+                if reading.complete:
+                    break
+            answer = reading.answer()
+            with gevent.Timeout(_END_OF_STREAM, False), contextlib.suppress(httpx2.HTTPError):
+                for _ in payloads:
+                    pass
+        content = json.dumps(answer, separators=(",", ":")).encode("ascii")
+        return _understand(endpoint, answer, content, response.status_code, request_id)
+
+
+@contextlib.contextmanager
+def _broken_off(request_id: str | None) -> Iterator[None]:
+    """What goes wrong in a stream, as ours, with the LLM's request id: the SDK is out of the way by then."""
+    try:
+        yield
+    except LLMError as error:
+        error.upstream_request_id = error.upstream_request_id or request_id
+        raise
+    except httpx2.TimeoutException as error:
+        raise LLMTimeout(_MESSAGES[LLMTimeout], upstream_request_id=request_id) from error
+    except (httpx2.HTTPError, httpx2.StreamError) as error:
+        raise LLMUnreachable("The LLM's stream broke off.", upstream_request_id=request_id) from error
 
 
 def _http_client(connections: int, timeout: httpx2.Timeout) -> httpx2.Client:
@@ -179,6 +286,16 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     return None
 
 
+def _as_response(response: Mapping[str, Any], answer: Answer) -> Answer:
+    return Answer(
+        body=json.dumps(response, separators=(",", ":")).encode("ascii"),
+        status=_STATUS[response["status"]],
+        usage=response["usage"],
+        error=None,
+        request_id=answer.request_id,
+    )
+
+
 def _read(endpoint: str, response: httpx2.Response) -> Answer:
     request_id = response.headers.get("x-request-id")
     try:
@@ -187,6 +304,11 @@ def _read(endpoint: str, response: httpx2.Response) -> Answer:
         raise LLMBadAnswer(
             "The LLM's answer is not JSON.", upstream_status=response.status_code, upstream_request_id=request_id
         ) from error
+    return _understand(endpoint, answer, response.content, response.status_code, request_id)
+
+
+def _understand(endpoint: str, answer: Any, body: bytes, http_status: int, request_id: str | None) -> Answer:
+    """What an answer says. Raises ``LLMBadAnswer`` unless it is what its endpoint promises."""
     promised = _PROMISED[endpoint]
     # Only a response has a status of its own; elsewhere the member, if there is one, is none of ours.
     ended = "completed" if endpoint != RESPONSES else None
@@ -195,12 +317,12 @@ def _read(endpoint: str, response: httpx2.Response) -> Answer:
     if status is None or not isinstance(answer.get(promised), list):
         raise LLMBadAnswer(
             f"The LLM's answer is not an object with '{promised}' that has ended.",
-            upstream_status=response.status_code,
+            upstream_status=http_status,
             upstream_request_id=request_id,
         )
     usage, failure = answer.get("usage"), answer.get("error")
     return Answer(
-        body=response.content,
+        body=body,
         status=status,
         usage=usage if isinstance(usage, dict) else None,
         error=failure if isinstance(failure, dict) else None,

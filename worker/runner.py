@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
+from jobs.conversation import llm_body
 from jobs.errors import LLMError, PromptQError, StoreUnavailable
 from jobs.model import Claim, Endpoint, JobStatus, Outcome
 from jobs.scripts import EXPIRED_ERROR
@@ -19,7 +20,9 @@ from jobs.tracing import Tracing
 from worker.calls import Aborted, AbortReason, Calls
 from worker.llm import Answer
 from worker.metrics import OK, WorkerMetrics
+from worker.relay import Relay
 from worker.retries import RetryPolicy
+from worker.streaming import Event
 
 T = TypeVar("T")
 
@@ -34,6 +37,9 @@ class LLM(Protocol):
 
     def call(self, endpoint: Endpoint, body: bytes) -> Answer:
         """Answer the body, or raise an ``LLMError``."""
+
+    def stream(self, endpoint: Endpoint, body: bytes, tell: Callable[[Event], None]) -> Answer:
+        """The same of a streamed call, with each event told as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Runner:
     worker: str
     lease_seconds: float
     call_timeout: float
+    #: Size of a stream (bytes) beyond which pieces of a text are put together.
+    stream_max_bytes: int = 256 * 1024
     #: Runs a job by itself that must not have neighbours; None where this process has nothing else to run.
     alone: Callable[[str], Ran | None] | None = None
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
@@ -129,11 +137,10 @@ class Runner:
     def _call(self, claim: Claim, attempt: int, limit: float) -> Answer:
         """Make one LLM call of at most ``limit`` seconds, and count it. Raises as ``Calls.run`` does."""
         endpoint, began, outcome = claim.job.endpoint, self.monotonic(), PromptQError.code
+        body = llm_body(claim.job)
         with self.tracing.llm_call(claim.job, attempt) as span:
             try:
-                answer = self.calls.run(
-                    claim, lambda: self.llm.call(endpoint, claim.job.request), timeout=max(0.001, limit)
-                )
+                answer = self._ask(claim, body, max(0.001, limit))
                 outcome = OK
             except LLMError as error:
                 outcome = error.code
@@ -147,6 +154,19 @@ class Runner:
                     span.failed(outcome)
             span.used(answer.usage)
         self.metrics.used(endpoint, answer.usage)
+        return answer
+
+    def _ask(self, claim: Claim, body: bytes, limit: float) -> Answer:
+        endpoint = claim.job.endpoint
+        if not claim.job.stream:
+            return self.calls.run(claim, lambda: self.llm.call(endpoint, body), timeout=limit)
+        numbers = self._patiently(lambda: self.store.streams.begin(claim))
+        if isinstance(numbers, str):
+            raise Aborted(AbortReason.NOT_OURS)
+        with Relay(self.store.streams, claim, numbers, max_bytes=self.stream_max_bytes) as relay:
+            answer = self.calls.run(claim, lambda: self.llm.stream(endpoint, body, relay.tell), timeout=limit)
+        # All of it stands in the stream before the job ends.
+        self._patiently(relay.flush)
         return answer
 
     def _retry(self, claim: Claim, attempt: int, attempts: list[dict[str, Any]], error: LLMError) -> Ran | None:

@@ -129,9 +129,18 @@ class _Body(httpx2.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._answer.stream(_CHUNK, decode_content=False)
+            yield from self._pieces()
         except exceptions.HTTPError as error:
             _raise_theirs(error, self._request)
+
+    def _pieces(self) -> Iterator[bytes]:
+        answer: Any = self._answer
+        if answer.chunked or "content-length" in answer.headers:
+            yield from answer.stream(_CHUNK, decode_content=False)
+            return
+        # It ends with the connection: it may be a stream, of which nothing may wait for more.
+        while piece := answer.read1(_CHUNK, decode_content=False):
+            yield piece
 
     def close(self) -> None:
         # Read to its end, it has gone back to the stack by itself, and this does nothing to the connection.

@@ -77,6 +77,7 @@ def wire(
         worker=settings.worker_name,
         lease_seconds=settings.lease_seconds,
         call_timeout=settings.call_timeout,
+        stream_max_bytes=settings.stream_max_bytes,
         alone=alone,
         metrics=metrics,
         tracing=tracing,

@@ -10,14 +10,14 @@ from flask import Blueprint, Response, jsonify
 from api.answers import BatchAnswer, BatchList
 from api.bodies import query, read_object, validate
 from api.doors.ids import known_batch_id
-from api.intake import fingerprint, idempotency_key
+from api.intake import fingerprint_of, idempotency_key
 from api.openapi import operation
 from api.rendering import batch_answer, page
 from api.requests import BatchCreate, PageQuery
 from api.services import owner, services
 from jobs.batches import NewBatch
 from jobs.errors import InvalidRequest, NotFound
-from jobs.files import BATCH, File
+from jobs.files import BATCH
 
 blueprint = Blueprint("batches", __name__)
 
@@ -34,22 +34,20 @@ def create() -> Response:
     window = seconds_of(body.completion_window)
     if not 0 < window <= _LONGEST_WINDOW:
         raise InvalidRequest("A completion_window is at most 30 days long.", param="completion_window")
-    file = _input(body.input_file_id)
-    if file.purpose != BATCH:
-        raise InvalidRequest("The input file must have the purpose 'batch'.", param="input_file_id")
     key = idempotency_key()
+    content = _content(body.input_file_id, repeated=key is not None)
     batch_id = services().store.batches.create(
         NewBatch(
             owner=owner(),
             endpoint=body.endpoint,
-            input_file_id=file.id,
-            input_content=file.content,
+            input_file_id=body.input_file_id,
+            input_content=content,
             completion_window=body.completion_window,
             window_seconds=window,
             metadata=body.metadata or {},
             output_seconds=body.output_expires_after.seconds if body.output_expires_after else None,
             idempotency_key=key,
-            fingerprint=fingerprint(sent) if key is not None else "",
+            fingerprint=fingerprint_of(sent) if key is not None else "",
         )
     )
     return _answer(batch_id)
@@ -88,11 +86,17 @@ def seconds_of(window: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _input(file_id: str) -> File:
+def _content(file_id: str, *, repeated: bool) -> str:
+    """Where the input's content lies; nowhere if it is gone, and the request may be one that has made its batch."""
     try:
-        return services().files.get(file_id, owner())
+        file = services().files.get(file_id, owner())
     except NotFound:
+        if repeated:
+            return ""
         raise NotFound("No file with this id found.", param="input_file_id") from None
+    if file.purpose != BATCH:
+        raise InvalidRequest("The input file must have the purpose 'batch'.", param="input_file_id")
+    return file.content
 
 
 def _answer(batch_id: str) -> Response:

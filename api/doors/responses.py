@@ -11,7 +11,8 @@ from api.bodies import query, read_object, validate
 from api.doors.asynchronous import respond_async
 from api.doors.ids import known_response_id
 from api.doors.jobs import answer_accepted
-from api.intake import Submission, body_for_llm, check_prompt, job_of, submit
+from api.event_streams import stream_new, stream_of
+from api.intake import Submission, body_for_llm, check_prompt, is_stored, job_of, submit
 from api.openapi import operation
 from api.rendering import input_items, page, response_answer
 from api.requests import InputItemsQuery, PageQuery, RetrieveQuery
@@ -36,16 +37,19 @@ _WINDOWS: Final[dict[str, QueueName]] = {"soonest": "interactive", "2h": "defaul
     idempotent=True,
     waits=True,
     prefer_async=True,
+    streams=True,
 )
 def create() -> Response:
     """With `background: true`, accept and answer at once; without, answer when the LLM has. Both go through the queue.
 
+    With `stream: true` server-sent events: in the background from the start, else as soon as the LLM says something.
     With `Prefer: respond-async`, 202 and the job.
     """
     raw, sent = read_object()
     body = validate(ResponseBody, sent)
     check_prompt(sent, len(raw))
     ours = body.promptq or JobOptions()
+    stored = is_stored(body, waits=not body.background and not respond_async(), webhook_url=ours.webhook_url)
     accepted = submit(
         Submission(
             endpoint=RESPONSES,
@@ -58,9 +62,14 @@ def create() -> Response:
             webhook_param="promptq.webhook_url",
             metadata=body.metadata,
             background=bool(body.background),
+            stored=stored,
+            response=sent,
+            stream=bool(body.stream),
         ),
         sent,
     )
+    if body.stream:
+        return stream_new(accepted, RESPONSES, background=bool(body.background))
     if body.background:
         return jsonify(response_answer(*job_of(accepted)))
     if respond_async():
@@ -76,10 +85,13 @@ def _queue(body: ResponseBody) -> QueueName:
 
 
 @blueprint.get("/v1/responses/<response_id>")
-@operation("Get a response", answers={200: ResponseAnswer}, query=RetrieveQuery, errors=(404,))
+@operation("Get a response", answers={200: ResponseAnswer}, query=RetrieveQuery, errors=(404,), streams=True)
 def get(response_id: str) -> Response:
-    """A response as it stands."""
-    query(RetrieveQuery)
+    """A response as it stands. With `stream`, its events after `starting_after`, and then as they come to its end."""
+    asked = query(RetrieveQuery)
+    if asked.stream:
+        job = services().store.get(known_response_id(response_id), owner(), fields=())
+        return stream_of(job, after=asked.starting_after)
     return _answer(services().store.get(known_response_id(response_id), owner()))
 
 
@@ -121,7 +133,7 @@ def delete(response_id: str) -> Response:
 @blueprint.get("/v1/responses/<response_id>/input_items")
 @operation("List a response's input items", answers={200: InputItemList}, query=InputItemsQuery, errors=(404,))
 def items(response_id: str) -> Response:
-    """What the response was asked."""
+    """What the response was asked: its own input, without that of the responses that it continues."""
     asked = query(InputItemsQuery)
     found = input_items(services().store.get(known_response_id(response_id), owner(), fields=("request",)))
     if asked.order == "desc":

@@ -4,12 +4,11 @@ local claim, lease = ARGV[1], tonumber(ARGV[2])
 local at = now()
 local id = redis.call('ZRANGEBYSCORE', key('batch-due'), '-inf', at, 'LIMIT', 0, 1)[1]
 if not id then return {} end
-local known = redis.call('HMGET', batch_key(id), 'status', 'expires_at', 'ending')
-if not known[1] then
+if redis.call('EXISTS', batch_key(id)) == 0 then
   redis.call('ZREM', key('batch-due'), id)
   return {}
 end
-if not known[3] and tonumber(known[2]) <= at then redis.call('HSET', batch_key(id), 'ending', 'expired') end
+mark_expired(id, at)
 redis.call('HSET', batch_key(id), 'claim', claim)
 redis.call('HDEL', batch_key(id), 'wake')
 redis.call('ZADD', key('batch-due'), at + lease, id)

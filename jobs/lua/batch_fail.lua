@@ -1,6 +1,9 @@
--- End a batch whose file cannot be used. ARGV: id, claim id, errors (JSON), ttl in ms. Answers done or fenced.
+-- End a batch whose file cannot be used; one that was cancelled, or whose time was over, ends as that. ARGV: id, claim id,
+-- errors (JSON), ttl in ms. Answers done or fenced.
 local id, claim, errors, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-if redis.call('HGET', batch_key(id), 'status') == 'failed' then return 'done' end  -- a replay after a lost reply
-if redis.call('HGET', batch_key(id), 'claim') ~= claim then return 'fenced' end
-end_batch(id, 'failed', {'errors', errors}, now(), ttl)
+local known = redis.call('HMGET', batch_key(id), 'status', 'claim', 'ending')
+local status = known[3] or 'failed'
+if known[1] == status then return 'done' end  -- a replay after a lost reply
+if known[2] ~= claim then return 'fenced' end
+end_batch(id, status, {'errors', errors}, now(), ttl)
 return 'done'

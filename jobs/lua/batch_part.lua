@@ -3,8 +3,8 @@
 -- the members of `ended` that it holds. Answers done or fenced.
 local id, claim, lease, name, before, skipped = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local record = batch_key(id)
+if redis.call('LPOS', record .. ':parts', name) then return 'done' end  -- a replay after a lost reply, however late
 if not hold_batch(id, claim, lease) then return 'fenced' end
-if redis.call('LPOS', record .. ':parts', name) then return 'done' end  -- a replay after a lost reply
 if skipped > 0 then
   if tonumber(redis.call('HGET', record, 'fed')) ~= before then return 'fenced' end
   redis.call('HSET', record, 'fed', before + skipped, 'offset', ARGV[7], 'line', ARGV[8])

@@ -32,6 +32,15 @@ local function hold_batch(id, claim, lease)
   return true
 end
 
+-- Mark a batch whose time is over, if something of it is left to be done.
+local function mark_expired(id, at)
+  local record = batch_key(id)
+  local known = redis.call('HMGET', record, 'status', 'expires_at', 'ending', 'in_progress_at', 'fed', 'total')
+  if known[3] or known[1] == 'finalizing' or tonumber(known[2]) > at then return end
+  if known[4] and known[5] == known[6] and redis.call('ZCARD', record .. ':alive') == 0 then return end
+  redis.call('HSET', record, 'ending', 'expired')
+end
+
 -- Have a worker look at the batch: now, or when the one that is at it lets go.
 local function wake_batch(id, at)
   if redis.call('HEXISTS', batch_key(id), 'claim') == 1 then
@@ -48,6 +57,7 @@ local function line_ended(job, status, at)
   if not known[1] then return end
   redis.call('ZREM', record .. ':alive', job.id)
   redis.call('ZADD', record .. ':ended', job.line, job.id)
+  redis.call('HDEL', job_key(job.id), 'request')
   local done = status == 'completed' or status == 'incomplete'
   redis.call('HINCRBY', record, done and 'completed' or 'failed', 1)
   local alive, half = redis.call('ZCARD', record .. ':alive'), tonumber(known[1]) / 2

@@ -16,6 +16,7 @@ if mode == 'handback' then
   -- Its worker has let go: no late result, and no renewal that was on its way, counts any more.
   redis.call('HDEL', job_key(id), 'claim')
   redis.call('HINCRBY', job_key(id), 'hand_backs', 1)
+  break_stream(job, 'worker_stopped')
 else
   local expires = redis.call('ZSCORE', key('leases'), id)
   if expires and tonumber(expires) > at then return 'alive' end
@@ -23,6 +24,7 @@ else
     finish(job, 'failed', {'error', CRASHED_ERROR}, at, ttl)
     return 'crashed'
   end
+  break_stream(job, CRASHED_CODE)
 end
 redis.call('HINCRBY', job_key(id), 'attempt', -1)
 redis.call('ZREM', key('leases'), id)

@@ -190,7 +190,8 @@ class Cluster:
         """Empty Redis and forget what the simulator counted."""
         with self.store() as client:
             client.flushall()
-        self.set_latency(LATENCY)
+        normal = {"latency": LATENCY, "tokens_per_second": None}
+        httpx2.post(f"{self._simulator}/control", json=normal).raise_for_status()
         httpx2.post(f"{self._simulator}/stats/reset").raise_for_status()
 
     def end_extras(self) -> None:

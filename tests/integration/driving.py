@@ -84,6 +84,8 @@ def everything_in(redis_url: str) -> dict[str, str]:
                     parts = [part for pair in client.hgetall(key).items() for part in pair]
                 case b"list":
                     parts = client.lrange(key, 0, -1)
+                case b"stream":
+                    parts = [part for _, fields in client.xrange(key) for part in fields.values()]
                 case b"set":
                     parts = list(client.smembers(key))
                 case _:

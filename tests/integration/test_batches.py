@@ -217,6 +217,8 @@ def test_the_same_idempotency_key_makes_one_batch(client: httpx2.Client) -> None
     sent = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     first = client.post("/v1/batches", json=sent, headers=headers).json()
     assert client.post("/v1/batches", json=sent, headers=headers).json()["id"] == first["id"]
+    assert client.delete(f"/v1/files/{file_id}").status_code == 200
+    assert client.post("/v1/batches", json=sent, headers=headers).json()["id"] == first["id"]
     other = client.post("/v1/batches", json=sent | {"completion_window": "1h"}, headers=headers)
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
 

@@ -11,9 +11,9 @@ import redis
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
-from jobs.batches import BatchRules, BatchStatus, BatchStore, HeldBatch, NewBatch
+from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch, NewBatch
 from jobs.broker import MessageMaker
-from jobs.errors import Fenced, NotFound
+from jobs.errors import NotFound
 from jobs.files import FileStore, NewFile
 from jobs.model import CHAT_COMPLETIONS, JobStatus, Outcome
 from jobs.redis_clients import worker_client
@@ -137,6 +137,10 @@ def test_each_step_counts_once(desk: Desk) -> None:
         desk.batches.part_written(held, "a", [line.member for line in lines])
         desk.batches.part_written(held, "b", [], skipped=2, offset=20, number=4)
     assert desk.batches.finalize(desk.batches.renew(held)) == ["a", "b"]
+    # However late: another has the batch by then.
+    desk.redis.hset(queues.batch_key(held.batch.id), "claim", "another")
+    desk.batches.part_written(held, "a", [])
+    desk.redis.hset(queues.batch_key(held.batch.id), "claim", held.claim_id)
     assert desk.redis.exists(queues.job_key(lines[0].member)) == 0
     for _ in range(2):
         desk.batches.end(held, BatchStatus.COMPLETED, {})
@@ -198,6 +202,25 @@ def test_a_batch_whose_time_is_over_is_told_so(desk: Desk) -> None:
     held = desk.batches.claim()
     assert held is not None
     assert (held.batch.id, held.batch.ending) == (batch_id, "expired")
+
+
+def test_a_batch_that_is_done_is_not_too_late(desk: Desk) -> None:
+    """Its time is over while its files are put together, or when nothing but that is left: it is completed."""
+    held = desk.begun(1)
+    desk.batches.feed(held, [a_line(1)], offset=1, number=1)
+    desk.redis.hset(queues.batch_key(held.batch.id), "expires_at", 1)
+    assert desk.batches.renew(held).batch.ending == "expired"
+    desk.redis.hdel(queues.batch_key(held.batch.id), "ending")
+    finish_jobs(desk)
+    assert desk.batches.renew(held).batch.ending is None
+
+
+def test_a_batch_that_was_cancelled_ends_so_although_its_file_is_bad(desk: Desk) -> None:
+    """Who has cancelled it is not told of another end."""
+    held = desk.make()
+    desk.batches.cancel(held.batch.id, "ann")
+    desk.batches.fail(held, [{"code": "c", "message": "m", "line": 1, "param": None}])
+    assert desk.batches.get(held.batch.id, "ann").status is BatchStatus.CANCELLED
 
 
 def test_a_line_is_nobodys_job(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx2
@@ -17,10 +18,12 @@ from jobs.errors import (
     LLMTimeout,
     LLMUnavailable,
     LLMUnreachable,
+    LLMUnsupported,
 )
 from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, JobStatus
 from jobs.settings import Settings
 from worker.llm import ERRORS, Answer, LLMClient
+from worker.streaming import Event
 
 SDK_ERRORS = {
     error
@@ -181,3 +184,111 @@ def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "")
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     assert str(LLMClient.from_settings(Settings())._client.base_url).startswith("https://api.openai.com/v1")
+
+
+def test_an_llm_of_chat_completions_alone_is_asked_for_one() -> None:
+    """With ``chat_alone`` a response goes out as a chat completion and comes back as a response; the rest passes."""
+    seen: list[httpx2.Request] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        choice = {"index": 0, "message": {"role": "assistant", "content": "There."}, "finish_reason": "length"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        return httpx2.Response(
+            200, json={"id": "c", "choices": [choice], "usage": usage}, headers={"x-request-id": "r"}
+        )
+
+    with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        llm = LLMClient(client, chat_alone=True)
+        answer = llm.call(RESPONSES, b'{"model": "m", "input": "Where?", "tools": []}')
+        llm.call(CHAT_COMPLETIONS, b'{ "model": "m" }')
+        with pytest.raises(LLMUnsupported):
+            llm.call(RESPONSES, b'{"model": "m", "input": "x", "tools": [{"type": "web_search"}]}')
+    assert [request.url.path for request in seen] == ["/v1/chat/completions"] * 2
+    assert json.loads(seen[0].content) == {"model": "m", "messages": [{"role": "user", "content": "Where?"}]}
+    assert seen[1].content == b'{ "model": "m" }'
+    response = json.loads(answer.body)
+    assert (answer.status, answer.request_id) == (JobStatus.INCOMPLETE, "r")
+    assert answer.usage == response["usage"]
+    assert answer.usage is not None
+    assert answer.usage["output_tokens"] == 2
+    assert response["output"][0]["content"][0]["text"] == "There."
+
+
+class Chunks(httpx2.SyncByteStream):
+    """A body that comes in pieces, and may break off."""
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self.pieces, self.error, self.closed = pieces, error, False
+
+    def __iter__(self) -> Any:
+        yield from self.pieces
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        self.closed = True
+
+
+SSE = {"content-type": "text/event-stream", "x-request-id": "req_7"}
+LAST = (
+    b'data: {"type":"response.completed","response":{"output":[],"status":"completed","usage":{"total_tokens":1}}}\n\n'
+)
+
+
+def ask_for_a_stream(body: Chunks, endpoint: Any = RESPONSES, headers: Any = SSE) -> tuple[Answer, list[Event]]:
+    """One streamed call through the SDK, and what was told."""
+    told: list[Event] = []
+    seen: list[httpx2.Request] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(200, stream=body, headers=headers)
+
+    with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        try:
+            answer = LLMClient(client).stream(endpoint, b'{"model":"m"}', told.append)
+        finally:
+            assert body.closed
+            assert seen[0].content.startswith(b'{"stream":true')
+    return answer, told
+
+
+def test_a_stream_is_told_and_answered() -> None:
+    """Each event goes to those who follow; the last one is the answer."""
+    answer, told = ask_for_a_stream(Chunks(b'data: {"type":"response.new"}\n', b"\n", LAST))
+    assert [event.data for event in told] == [b'{"type":"response.new"}']
+    assert (answer.status, answer.usage, answer.request_id) == (JobStatus.COMPLETED, {"total_tokens": 1}, "req_7")
+
+
+def test_an_llm_may_answer_as_a_whole() -> None:
+    """What is no stream is read as without one, and nothing is told."""
+    answer, told = ask_for_a_stream(Chunks(ANSWER), CHAT_COMPLETIONS, {"content-type": "application/json"})
+    assert (answer.body, told) == (ANSWER, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "ours"),
+    [
+        (Chunks(b'data: {"type":"response.new"}\n\n'), LLMUnreachable),
+        (Chunks(b'data: {"type":"response.new"}\n\n', error=httpx2.ReadTimeout("slow")), LLMTimeout),
+        (Chunks(b'data: {"type":"response.new"}\n\n', error=httpx2.RemoteProtocolError("cut")), LLMUnreachable),
+        (Chunks(b"data: <html>\n\n"), LLMBadAnswer),
+        (Chunks(b'data: {"type":"error","message":"why"}\n\n'), LLMUnavailable),
+        (Chunks(b'data: {"type":"response.completed","response":{"status":"queued"}}\n\n'), LLMBadAnswer),
+    ],
+)
+def test_a_stream_that_goes_wrong_is_called_so(body: Chunks, ours: type[LLMError]) -> None:
+    """Each way raises its error, with the LLM's request id; the connection is closed."""
+    with pytest.raises(LLMError) as caught:
+        ask_for_a_stream(body)
+    assert type(caught.value) is ours
+    assert caught.value.upstream_request_id == "req_7"
+
+
+def test_what_is_complete_needs_no_end() -> None:
+    """An LLM that breaks off behind its last event has answered."""
+    answer, _ = ask_for_a_stream(Chunks(LAST, error=httpx2.ReadError("cut")))
+    assert answer.status is JobStatus.COMPLETED

@@ -21,9 +21,20 @@ FIXED = {
 }
 BY_QUEUE = {"waiting:", "backlog:", "claimed:", "held:", "held-messages:"}
 BY_OWNER = {"webhook-endpoints:"}
+BY_JOB = {"stream:", "stream-deltas:"}
 #: What the Lua steps alone know.
 THEIR_OWN = {"webhook-taken:", "held:batches", "file-uses"}
-DENIED = {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
+DENIED = {
+    "create",
+    "resubmit",
+    "endpoint",
+    "secret",
+    "probe",
+    "file_reserve",
+    "file_create",
+    "batch_create",
+    "batch_feed",
+}
 
 
 def test_lua_uses_known_keys_only() -> None:
@@ -42,18 +53,20 @@ def test_lua_uses_known_keys_only() -> None:
     )
     assert {queues.PREFIX + name for name in BY_QUEUE} == {key_of("") for key_of in makers}
     assert {queues.PREFIX + name for name in BY_OWNER} == {queues.endpoints_key("")}
+    assert {queues.PREFIX + name for name in BY_JOB} == {queues.stream_key(""), queues.deltas_key("")}
     used = set()
     for file in LUA.glob("*.lua"):
         used |= set(re.findall(r"\bkey\('([^']+)'", file.read_text())) - {"webhook-turns:"}
         used |= set(re.findall(r"\bmove\('([^']+)'", file.read_text()))
         used |= {f"webhook-turns:{kind}" for kind in re.findall(r"\bserve\('(\w+)'", file.read_text())}
-    assert used == FIXED | BY_QUEUE | BY_OWNER | COUNTERS | THEIR_OWN
+    assert used == FIXED | BY_QUEUE | BY_OWNER | BY_JOB | COUNTERS | THEIR_OWN
 
 
 def test_every_lua_file_is_loaded(redis_client: redis.Redis) -> None:
     """Each file in jobs/lua but the library is a step, and each compiles on the server."""
     steps = vars(Scripts(redis_client))
-    assert set(steps) == {file.stem for file in LUA.glob("*.lua")} - {"base", "files", "batches", "outbox", "lib"}
+    library = {"base", "files", "batches", "outbox", "streams", "lib"}
+    assert set(steps) == {file.stem for file in LUA.glob("*.lua")} - library
     for step in steps.values():
         assert redis_client.script_load(step.script)
 

@@ -21,6 +21,7 @@ from worker.heartbeat import Heartbeat
 from worker.llm import Answer
 from worker.retries import RetryPolicy
 from worker.runner import Runner
+from worker.streaming import Event
 
 GOOD = Answer(b'{"choices": [1]}', JobStatus.COMPLETED, {"total_tokens": 2}, None, "req_1")
 
@@ -32,6 +33,8 @@ class FakeLLM:
     script: list[Answer | LLMError | Callable[[], Any]]
     bodies: list[bytes] = field(default_factory=list)
     ended: int = 0
+    #: What a streamed call tells before its step.
+    tells: list[Event] = field(default_factory=list)
 
     def call(self, endpoint: Endpoint, body: bytes) -> Answer:
         self.bodies.append(body)
@@ -45,6 +48,11 @@ class FakeLLM:
             return step
         finally:
             self.ended += 1
+
+    def stream(self, endpoint: Endpoint, body: bytes, tell: Callable[[Event], None]) -> Answer:
+        for event in self.tells:
+            tell(event)
+        return self.call(endpoint, body)
 
 
 def make_runner(store: JobStore, llm: FakeLLM, *, in_slot: float = 1.0, timeout: float = 5, **options: Any) -> Runner:
@@ -266,3 +274,71 @@ def test_clocks_need_not_agree(store: JobStore) -> None:
     ahead = time.time() + 3600
     ended, _ = run(store, GOOD, job_id=create(store, deadline_seconds=60), clock=lambda: ahead)
     assert ended.status is JobStatus.COMPLETED
+
+
+TOLD = [Event(b'{"choices":[]}', {"choices": []}, delta=True)] * 3
+
+
+def run_streamed(store: JobStore, *script: Any, **options: Any) -> tuple[Job, list[int], FakeLLM]:
+    """Run a new streamed job; answer it, the numbers in its stream, and the LLM."""
+    llm, job_id = FakeLLM(list(script), tells=TOLD), create(store, stream=True)
+    make_runner(store, llm, **options).run(job_id)
+    entries = store.streams.read(job_id, "ann", after=-1).entries
+    return job(store, job_id), [entry.number for entry in entries], llm
+
+
+def test_a_streamed_call_is_in_the_stream_before_its_job_ends(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sees the job's end finds all that was told."""
+    complete, found = store.complete, []
+
+    def look(claim: Any, *args: Any, **kwargs: Any) -> Any:
+        found.append(len(store.streams.read(claim.job.id, "ann", after=-1).entries))
+        return complete(claim, *args, **kwargs)
+
+    monkeypatch.setattr(store, "complete", look)
+    ended, numbers, _ = run_streamed(store, GOOD)
+    assert (ended.status, ended.result, numbers, found) == (JobStatus.COMPLETED, GOOD.body, [0, 1, 2], [3])
+
+
+def test_a_streamed_attempt_that_fails_is_replaced(store: JobStore) -> None:
+    """The stream holds what the last attempt has told, above what the others had."""
+
+    def fail_later() -> None:
+        gevent.sleep(0.05)
+        raise LLMUnavailable("cut")
+
+    ended, numbers, llm = run_streamed(store, fail_later, fail_later, GOOD)
+    assert (ended.status, len(llm.bodies), len(ended.attempts)) == (JobStatus.COMPLETED, 3, 2)
+    assert numbers == [8, 9, 10]
+
+
+def test_a_streamed_call_that_hangs_is_ended(store: JobStore) -> None:
+    """Its limit is that of any call."""
+    ended, _, llm = run_streamed(store, hang, hang, hang, timeout=0.1)
+    assert (ended.status, llm.ended) == (JobStatus.FAILED, 3)
+    assert ended.error is not None
+    assert ended.error["code"] == "llm_timeout"
+
+
+def test_a_stream_that_cannot_be_written_costs_no_answer(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw ends the stream and not the call, which was paid for."""
+
+    def refuse(*_: Any) -> Any:
+        raise redis.ResponseError("WRONGTYPE")
+
+    monkeypatch.setattr(store.streams, "append", refuse)
+    ended, numbers, llm = run_streamed(store, GOOD)
+    assert (ended.status, numbers, len(llm.bodies)) == (JobStatus.COMPLETED, [], 1)
+
+
+def test_a_job_that_is_gone_is_not_streamed(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its claim and its call another may have taken it: no call is made."""
+    begin = store.streams.begin
+
+    def cancel_first(claim: Any) -> Any:
+        store.cancel(claim.job.id, "ann")
+        return begin(claim)
+
+    monkeypatch.setattr(store.streams, "begin", cancel_first)
+    ended, _, llm = run_streamed(store)
+    assert (ended.status, llm.bodies) == (JobStatus.CANCELLED, [])

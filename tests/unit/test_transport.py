@@ -237,3 +237,27 @@ def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setenv(name, "http://127.0.0.1:3128")
     LLMClient.from_settings(Settings(openai_base_url="http://127.0.0.1:1/v1"), made.append)
     assert [isinstance(client._transport, StackedTransport) for client in made] == [True, False]
+
+
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "until it is closed"])
+def test_a_piece_of_a_stream_is_there_when_it_came(client: httpx2.Client, chunked: bool) -> None:
+    """Nothing waits for the next piece, however the end of the body is told."""
+    read = threading.Event()
+
+    def act(connection: socket.socket) -> None:
+        how = b"Transfer-Encoding: chunked" if chunked else b"Connection: close"
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + how + b"\r\n\r\n")
+        for piece in (b"one", b"two"):
+            connection.sendall(b"3\r\n%s\r\n" % piece if chunked else piece)
+            assert read.wait(5)
+            read.clear()
+        connection.sendall(b"0\r\n\r\n" if chunked else b"")
+
+    server = Server(act=act)
+    with client.stream("POST", server.url, content=b"{}") as answer:
+        pieces = []
+        for piece in answer.iter_raw():
+            pieces.append(piece)
+            read.set()
+    assert pieces == [b"one", b"two"]
+    server.end()

@@ -7,16 +7,17 @@ its name is in the batch's books; the name is its claim's own, so that what a fe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
 
 from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
-from jobs.batches import Batch, BatchStatus, BatchStore, HeldBatch
-from jobs.errors import ContentMissing, Fenced, Unavailable
+from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
+from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
 from jobs.storage import Sink
 from worker.batches.results import is_output, result_line, unfed_line
@@ -30,6 +31,8 @@ _PORTION_BYTES: Final = 1024 * 1024
 #: Lines of results in a part.
 _PART: Final = 500
 _PART_UNFED: Final = 5000
+#: Bytes of a file that are looked through at once.
+_PIECE: Final = 16 * 1024
 #: Bytes of results that are written at once.
 _GATHERED: Final = 256 * 1024
 #: After so many lines others have their turn.
@@ -42,6 +45,12 @@ _ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "code": "batch_expired",
         "message": "The batch's completion_window ended before this line was done.",
     },
+}
+_RESULTS_LOST: Final = {
+    "code": "results_lost",
+    "message": "Results of the batch are missing in the file storage.",
+    "line": None,
+    "param": None,
 }
 _FILE_GONE: Final = {"code": "file_not_found", "message": "The batch's input file is gone."}
 
@@ -95,6 +104,8 @@ class Tender:
         held = self.batches.claim()
         if held is None:
             return False
+        # What a turn that was cut short has left may be in the books, for all we know: it goes with its batch.
+        self._pending.clear()
         with structlog.contextvars.bound_contextvars(batch_id=held.batch.id, owner=held.batch.owner):
             try:
                 while not self.closed and self._step(held):
@@ -122,7 +133,8 @@ class Tender:
         if "in_progress_at" in held.batch.times:
             # What was paid for is not thrown away for a file that is gone: it may come back, until the batch expires.
             _log.error("batch.file_missing")
-            self.batches.release(held, due_in=30)
+            gathered = self._gather(held, least=1)
+            self.batches.release(held, due_in=1 if gathered else 30)
             return
         self.batches.fail(held, unusable.errors)
         _log.info("batch.ended", status=BatchStatus.FAILED.value)
@@ -142,8 +154,15 @@ class Tender:
                 if batch.fed < batch.total:
                     self._tell_of_unfed(held, failure)
                     return True
-            elif batch.fed < batch.total and self._feed(held):
-                return True
+            elif batch.fed < batch.total:
+                try:
+                    if self._feed(held):
+                        return True
+                except StoreFull:
+                    # What has ended makes room.
+                    if self._gather(held, least=1):
+                        return True
+                    raise
             if self._gather(held):
                 return True
         parts = self.batches.finalize(held)
@@ -153,7 +172,8 @@ class Tender:
 
     def _validate(self, held: HeldBatch) -> None:
         """Look through the file: is it one, and is each ``custom_id`` its only one?"""
-        seen: set[str] = set()
+        # Digests: the ids themselves may be a hundred megabytes.
+        seen: set[bytes] = set()
         problems: list[dict[str, Any]] = []
         bad = duplicates = total = 0
         for line in self._lines(held, held.batch):
@@ -170,7 +190,8 @@ class Tender:
                 custom_id = found[1]
             if custom_id is None:
                 continue
-            if custom_id in seen:
+            digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if digest in seen:
                 duplicates += 1
                 if duplicates == 1:
                     # These are what it fails for.
@@ -178,7 +199,7 @@ class Tender:
                 if len(problems) < _MAX_ERRORS:
                     message = "The custom_id stands in a line before this one."
                     problems.append(_problem("duplicate_custom_id", message, line.number, "custom_id"))
-            seen.add(custom_id)
+            seen.add(digest)
         if not total:
             raise _Unusable(_problem("empty_file", "The file has no lines."))
         if duplicates or bad == total:
@@ -224,11 +245,12 @@ class Tender:
             feed()
         return True
 
-    def _gather(self, held: HeldBatch) -> bool:
+    def _gather(self, held: HeldBatch, *, least: int | None = None) -> bool:
         """Write a part with the results of lines that have ended; False if there are too few for it."""
         batch = held.batch
         waiting, alive = self.batches.progress(batch)
-        if not waiting or (waiting < _PART and alive and batch.ending is None):
+        enough = max(1, min(_PART, batch.window // 2)) if least is None else least
+        if not waiting or (waiting < enough and alive and batch.ending is None):
             return False
         members: list[str] = []
 
@@ -239,6 +261,7 @@ class Tender:
 
         name = self._write_part(held, results())
         self.batches.part_written(held, name, members)
+        self._pending.clear()
         return True
 
     def _tell_of_unfed(self, held: HeldBatch, failure: Mapping[str, str]) -> None:
@@ -272,6 +295,7 @@ class Tender:
             name = self._write_part(held, results())
         offset, number = (last.end, last.number) if last is not None else (batch.offset, batch.line)
         self.batches.part_written(held, name, [], skipped=skipped, offset=offset, number=number)
+        self._pending.clear()
 
     def _write_part(self, held: HeldBatch, results: Iterator[tuple[bool, bytes]]) -> str:
         """Write two files of results, and answer the name that they have together."""
@@ -295,7 +319,7 @@ class Tender:
                 gathering.flush()
         return f"{number}:{counts['out']}:{counts['err']}"
 
-    def _finish(self, held: HeldBatch, parts: list[str]) -> None:
+    def _finish(self, held: HeldBatch, parts: Sequence[str]) -> None:
         """Put the files together and end the batch."""
         batch = held.batch
         files: dict[str, tuple[str, int]] = {}
@@ -303,7 +327,13 @@ class Tender:
             keys = [_part_key(batch, name, kind) for name in parts if int(name.split(":")[position])]
             if keys:
                 content = self.files.reserve()
-                files[kind] = content, self._join(held, keys, content)
+                try:
+                    files[kind] = content, self._join(held, keys, content)
+                except ContentMissing:
+                    # Somebody has been at the storage: no try will bring it back.
+                    _log.error("batch.part_missing")
+                    self.batches.fail(held, [_RESULTS_LOST])
+                    return
         status = BatchStatus(batch.ending or BatchStatus.COMPLETED)
         self.batches.end(held, status, files)
         _log.info(
@@ -325,15 +355,23 @@ class Tender:
                         keep()
         return size
 
-    def _lines(self, held: HeldBatch, batch: Batch) -> Iterator[RawLine]:
+    def _lines(self, held: HeldBatch, batch: Batch) -> Generator[RawLine, None, None]:
         """The lines of the batch's file that were not fed yet; others have their turn meanwhile."""
         try:
             chunks = self.files.storage.read(batch.input_content, batch.offset)
         except ContentMissing:
             raise _Unusable(_FILE_GONE | {"line": None, "param": None}) from None
         keep = self._keeper(held)
+
+        def pieces() -> Iterator[bytes]:
+            # In small ones: a file may have a great many lines that are blank.
+            for chunk in chunks:
+                for start in range(0, len(chunk), _PIECE):
+                    keep()
+                    yield chunk[start : start + _PIECE]
+
         with contextlib.closing(chunks):
-            lines = read_lines(chunks, offset=batch.offset, number=batch.line, longest=self.max_line_bytes)
+            lines = read_lines(pieces(), offset=batch.offset, number=batch.line, longest=self.max_line_bytes)
             for count, line in enumerate(lines):
                 yield line
                 if count % _BREATH == 0:

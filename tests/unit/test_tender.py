@@ -1,0 +1,148 @@
+"""What a worker does for a batch, where it is cut short; tests/faults/test_batches.py kills real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from jobs import queues
+from jobs.batches import BatchStatus, Fenced, NewBatch
+from jobs.broker import MessageMaker
+from jobs.files import NewFile
+from jobs.model import CHAT_COMPLETIONS
+from jobs.redis_clients import worker_client
+from jobs.settings import Settings
+from tests.integration.batching import jsonl, line
+from tests.unit.test_batch_store import Desk, finish_jobs
+from worker.batches.tender import Tender
+
+
+class Bench:
+    """A desk with a tender, and batches of whole files."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.breaths = 0
+
+    def tender(self) -> Tender:
+        def breathe() -> None:
+            self.breaths += 1
+
+        return Tender(
+            batches=self.desk.batches,
+            files=self.desk.files,
+            max_line_bytes=10_000,
+            max_prompt_bytes=10_000,
+            breathe=breathe,
+        )
+
+    def start(self, content: bytes) -> str:
+        files = self.desk.files
+        key = files.reserve()
+        with files.storage.writer(key) as sink:
+            sink.write(content)
+        new = NewFile(owner="ann", filename="a", purpose="batch", size=len(content), content=key, lifetime=3600)
+        file = files.create(new)
+        return self.desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file.id, key, "1h", 3600))
+
+    def status(self, batch_id: str) -> BatchStatus:
+        return self.desk.batches.get(batch_id, "ann").status
+
+    def parts(self, batch_id: str) -> list[str]:
+        return list(self.desk.files.storage.keys(f"batches/{batch_id}"))
+
+    def output(self, batch_id: str) -> list[bytes]:
+        batch = self.desk.batches.get(batch_id, "ann")
+        file = self.desk.files.get(str(batch.output_file_id), "ann")
+        return b"".join(self.desk.files.read(file)).splitlines()
+
+
+@pytest.fixture
+def bench(redis_client: redis.Redis, redis_url: str, messages: MessageMaker, tmp_path: Path) -> Iterator[Bench]:
+    client = worker_client(Settings(redis_url=redis_url))
+    yield Bench(Desk(client, messages, tmp_path))
+    client.close()
+
+
+def lines(count: int) -> bytes:
+    return jsonl(line(f"l{number}", "hi") for number in range(count))
+
+
+def test_a_batch_is_brought_as_far_as_it_goes(bench: Bench) -> None:
+    """Validated and fed in one turn, up to its window; gathered, fed and ended as its jobs end."""
+    batch_id, tender = bench.start(lines(6)), bench.tender()
+    assert tender.turn()
+    assert bench.status(batch_id) is BatchStatus.IN_PROGRESS
+    assert not tender.turn()
+    while bench.status(batch_id) is not BatchStatus.COMPLETED:
+        finish_jobs(bench.desk)
+        assert tender.turn()
+    assert len(bench.output(batch_id)) == 6
+
+
+def test_who_has_lost_a_batch_removes_nothing_that_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is fenced after its part is in the books leaves the part; another ends the batch with it."""
+    batch_id, first = bench.start(lines(4)), bench.tender()
+    assert first.turn()
+    finish_jobs(bench.desk)
+
+    def fenced(*_: Any) -> Any:
+        raise Fenced
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.desk.batches, "renew", fenced)
+        assert first.turn()
+    assert len(bench.parts(batch_id)) == 1
+    # Nor when it is fenced from another batch, later.
+    other = bench.start(lines(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.desk.batches, "begin", fenced)
+        assert first.turn()
+    assert len(bench.parts(batch_id)) == 1
+    bench.desk.redis.zadd(queues.BATCH_DUE, {batch_id: 1, other: 2})
+    assert bench.tender().turn()
+    assert bench.status(batch_id) is BatchStatus.COMPLETED
+    assert len(bench.output(batch_id)) == 4
+
+
+def test_a_part_that_is_not_in_the_books_is_removed_by_who_is_fenced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other may have ended the batch: nobody would look for it again."""
+    batch_id, tender = bench.start(lines(4)), bench.tender()
+    assert tender.turn()
+    finish_jobs(bench.desk)
+
+    def fenced(*_: Any, **__: Any) -> Any:
+        raise Fenced
+
+    monkeypatch.setattr(bench.desk.batches, "part_written", fenced)
+    assert tender.turn()
+    assert bench.parts(batch_id) == []
+
+
+def test_results_that_somebody_has_taken_away_end_the_batch(bench: Bench) -> None:
+    """It fails and says so, rather than to try for ever."""
+    batch_id, tender = bench.start(lines(6)), bench.tender()
+    assert tender.turn()
+    finish_jobs(bench.desk)
+    assert tender.turn()
+    for key in bench.parts(batch_id):
+        bench.desk.files.storage.delete(key)
+    finish_jobs(bench.desk)
+    while tender.turn():
+        pass
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert (batch.status, batch.errors[0]["code"]) == (BatchStatus.FAILED, "results_lost")
+
+
+def test_a_great_many_blank_lines_hold_nobody_up(bench: Bench) -> None:
+    """Others have their turn while nothing but them is read."""
+    batch_id = bench.start(b"\n" * 1_000_000)
+    assert bench.tender().turn()
+    assert bench.status(batch_id) is BatchStatus.FAILED
+    assert bench.breaths >= 1_000_000 // (16 * 1024)
