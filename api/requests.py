@@ -195,6 +195,8 @@ _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
 def _with_file(schema: dict[str, Any]) -> None:
     file = {"type": "string", "format": "binary", "description": "The file itself, with its name."}
+    for described in schema["properties"].values():
+        described.pop("default", None)
     schema["properties"] = {"file": file, **schema["properties"]}
     schema["required"] = ["file", *schema["required"]]
     schema["dependentRequired"] = {_ANCHOR: [_SECONDS]}
@@ -208,12 +210,8 @@ class FileCreate(Ours):
     purpose: UploadPurpose
     # A form has no null.
     anchor: Literal["created_at"] | SkipJsonSchema[None] = Field(None, alias=_ANCHOR)
-    seconds: int | SkipJsonSchema[None] = Field(
-        None,
-        alias=_SECONDS,
-        ge=MIN_LIFETIME,
-        le=MAX_LIFETIME,
-        description="How long the file is kept.",
+    seconds: Annotated[int, Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)] | SkipJsonSchema[None] = Field(
+        None, alias=_SECONDS, description="How long the file is kept."
     )
 
     @model_validator(mode="after")

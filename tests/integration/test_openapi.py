@@ -104,7 +104,9 @@ def conforms(stack: Stack, cases: Any) -> None:
     )
     @given(case=cases)
     def answers(case: Case) -> None:
-        case.body = tame(case.body)
+        tamed = tame(case.body)
+        if tamed != case.body:  # schemathesis takes each form with a file that is set for one that does not fit
+            case.body = tamed
         answer = case.call(headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=30)
         # A waiting door relays the LLM's own 400 to what only the LLM judges, such as an empty `input`: that it takes
         # all that fits is ours to promise for our own checks alone. Every other check holds for relayed answers too.

@@ -64,4 +64,7 @@ def test_the_ingress_leads_to_the_api_by_https() -> None:
     }
     assert float(said["proxy-read-timeout"]) > MAX_WAIT
     assert said["proxy-next-upstream"] == "off"
-    assert int(said["proxy-body-size"].removesuffix("m")) * 2**20 > Settings().max_body_bytes
+    assert int(said["proxy-body-size"].removesuffix("m")) * 2**20 > max(
+        Settings().max_body_bytes, Settings().max_file_bytes
+    )
+    assert said["proxy-request-buffering"] == "off"

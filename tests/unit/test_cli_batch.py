@@ -16,6 +16,7 @@ from cli.batches.prompts import MAX_LINES, BadInput, Prompts
 from cli.batches.results import Results, failed_ids, tally
 from cli.batches.run import Run
 from cli.batches.state import State
+from cli.client import progress
 from cli.client.errors import ClientError
 from cli.main import main
 
@@ -382,6 +383,25 @@ def test_lines_without_an_id_are_kept(tmp_path: Path) -> None:
     assert [line["custom_id"] for line in written] == ["a", "b", None, None]
     assert [line["error"]["line"] for line in written[2:]] == [2, 5]
     assert (tally(tmp_path / "out"), failed_ids(tmp_path / "out")) == ((1, 3), {"a"})
+
+
+def test_bars_are_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes, counts and states come to the bars, also where the total is known only later."""
+    monkeypatch.setattr(progress, "shown", lambda: True)
+    with progress.bytes_bar("uploading", 100) as show_bytes:
+        show_bytes(50)
+        show_bytes(100)
+    with progress.bytes_bar("downloading", None) as show_bytes:
+        show_bytes(7)
+    with progress.counts_bar() as show_counts:
+        show_counts("validating", 0, 0)
+        show_counts("in_progress", 10, 40)
+        show_counts("completed", 40, 40)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "100/100 bytes" in told.err
+    assert "completed" in told.err
+    assert "40/40" in told.err
 
 
 def promptq(*words: str) -> Result:

@@ -11,9 +11,16 @@ import pytest
 import redis
 
 from jobs import queues
-from jobs.errors import ContentMissing, IdempotencyConflict, NotFound, StorageUnavailable
+from jobs.errors import (
+    ContentMissing,
+    IdempotencyConflict,
+    NotFound,
+    OutcomeUnknown,
+    StorageUnavailable,
+    StoreUnavailable,
+)
 from jobs.files import File, FileStore, NewFile, new_file_id
-from jobs.redis_clients import worker_client
+from jobs.redis_clients import NotSent, worker_client
 from jobs.scripts import Scripts
 from jobs.settings import Settings
 from jobs.storage.directory import DirectoryStorage
@@ -244,6 +251,38 @@ def test_a_step_that_is_sent_twice_makes_one_file(files: FileStore, storage: Fra
     assert names(files) == ["a"]
     assert files.purge_expired() == 1
     assert kept(storage) == {content}
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_lost_reply_loses_no_file(files: FileStore, storage: Fragile, redis_client: redis.Redis, ran: bool) -> None:
+    """Where the reply is lost nobody knows: content stays for a day if no file was made, else for good."""
+    step = files._scripts.file_create
+
+    def lose(**given: Any) -> None:
+        if ran:
+            step(**given)
+        raise redis.ConnectionError
+
+    content = written(files)
+    files._scripts.file_create = lose  # type: ignore[assignment]
+    with pytest.raises(OutcomeUnknown):
+        make(files, content=content, lifetime=None)
+    assert kept(storage) == {content}
+    assert redis_client.zcard(queues.GARBAGE) == (0 if ran else 1)
+    assert len(names(files)) == ran
+
+
+def test_what_was_never_asked_for_leaves_nothing(files: FileStore, storage: Fragile) -> None:
+    """Where Redis was certainly not asked, no file was made, and the content goes at once."""
+
+    def refuse(**_: Any) -> None:
+        raise NotSent
+
+    content = written(files)
+    files._scripts.file_create = refuse  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable):
+        make(files, content=content)
+    assert kept(storage) == set()
 
 
 def test_what_cannot_be_deleted_now_is_deleted_later(

@@ -268,6 +268,14 @@ def test_a_storage_that_is_away_is_told_of(broken: Storage, use: Callable[[Stora
     assert "/" not in caught.value.message
 
 
+def test_a_bucket_takes_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where boto3 is not installed, who asks for a bucket is told what to install."""
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delitem(sys.modules, "jobs.storage.s3")
+    with pytest.raises(ValueError, match=r"pip install 'promptq\[s3\]'"):
+        open_storage(Settings(storage="s3://promptq"))
+
+
 def test_no_storage_takes_nothing() -> None:
     """With PROMPTQ_STORAGE=none every method says that files are not set up."""
     storage = open_storage(Settings(storage="none"))

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 import redis
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from api import gunicorn_worker, uploads
 from api.app import create_app
 from jobs import queues
 from jobs.settings import Settings
@@ -178,13 +180,13 @@ def test_what_is_no_form_is_refused(client: FlaskClient, folder: Path, body: byt
 
 def test_a_file_that_is_too_large_is_refused(client: FlaskClient, folder: Path) -> None:
     """The largest file is taken and one byte more is not, whether its size is told before or not."""
-    assert upload(client, b"x" * LIMIT).status_code == 200
+    assert raw(client, part("purpose", b"batch"), part("file", b"x" * LIMIT, "a")).status_code == 200
     client.delete(f"/v1/files/{client.get('/v1/files').get_json()['first_id']}")
     too_large = [part("purpose", b"batch"), part("file", b"x" * (LIMIT + 1), "a")]
     error = problem(raw(client, *too_large), 413)
     assert (error["code"], error["param"]) == ("payload_too_large", "file")
     assert "PROMPTQ_MAX_FILE_BYTES" in error["message"]
-    problem(upload(client, b"x" * 10 * LIMIT), 413)
+    problem(raw(client, part("purpose", b"batch"), part("file", b"x" * 10 * LIMIT, "a")), 413)
     body = b"".join(b"--BB\r\n" + one + b"\r\n" for one in too_large) + b"--BB--\r\n"
     unsized = client.post(
         "/v1/files",
@@ -194,6 +196,62 @@ def test_a_file_that_is_too_large_is_refused(client: FlaskClient, folder: Path) 
     )
     problem(unsized, 413)
     assert nothing_is_kept(folder, client)
+
+
+class Stalling(io.BytesIO):
+    """A body that comes for a while, and then does not."""
+
+    def readinto(self, buffer: Any) -> int:
+        """The data, and then nothing for ever."""
+        number = super().readinto(buffer)
+        if not number:
+            gevent.sleep(30)
+        return number
+
+
+def test_a_client_that_stops_sending_is_not_waited_for(
+    client: FlaskClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while without a byte the answer is a 408, and nothing is kept."""
+    monkeypatch.setattr(uploads, "_PATIENCE", 0.05)
+    begun = b"--BB\r\n" + part("file", b"x" * 1000, "a")
+    answer = client.post(
+        "/v1/files",
+        input_stream=Stalling(begun),
+        content_type="multipart/form-data; boundary=BB",
+        environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
+    )
+    assert problem(answer, 408)["code"] == "request_timeout"
+    assert nothing_is_kept(folder, client)
+
+
+class Body:
+    """What gunicorn has of a body that nobody reads."""
+
+    reader = None
+
+    def __init__(self, size: int, *, stalls: bool = False) -> None:
+        self.left = size
+        self._stalls = stalls
+
+    def read(self, size: int) -> bytes:
+        """Some of it."""
+        if self._stalls:
+            gevent.sleep(30)
+        given = min(size, self.left)
+        self.left -= given
+        return b"x" * given
+
+
+def test_a_refused_body_is_read_to_its_end_or_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a body is read, so that its sender sees the answer, but not without a limit in size and time."""
+    monkeypatch.setattr(gunicorn_worker, "_MAX_DISCARDED", 10_000_000)
+    monkeypatch.setattr(gunicorn_worker, "_DISCARD_SECONDS", 0.5)
+    whole, endless = Body(5_000_000), Body(10**12)
+    assert gunicorn_worker._discarded(whole) is True
+    assert whole.left == 0
+    assert gunicorn_worker._discarded(endless) is False
+    assert gunicorn_worker._discarded(Body(10, stalls=True)) is False
 
 
 def test_a_form_cannot_be_made_of_heads(client: FlaskClient, folder: Path) -> None:
