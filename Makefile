@@ -73,7 +73,7 @@ check: setup ## ruff, mypy --strict, import directions
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 lock: ## pin the newest allowed versions again (needs uv: pip install uv)
-	@$(COMPILE) pyproject.toml --extra local --extra tracing --group dev --output-file requirements-dev.txt $(ARGS)
+	@$(COMPILE) pyproject.toml --extra local --extra s3 --extra tracing --group dev --output-file requirements-dev.txt $(ARGS)
 	@$(COMPILE) --group image-api --constraint requirements-dev.txt --output-file requirements-api.txt
 	@$(COMPILE) --group image-worker --constraint requirements-dev.txt --output-file requirements-worker.txt
 	@$(COMPILE) --group checkov --output-file requirements-checkov.txt $(ARGS)

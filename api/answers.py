@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.batches import BatchStatus
+from jobs.files import Purpose
 from jobs.model import Endpoint, JobStatus
 from jobs.queues import QueueName
 from jobs.webhooks import DeliveryStatus, DisabledReason
@@ -143,6 +145,88 @@ class InputItemList(_List):
     """What was asked: the items of a response's input."""
 
     data: list[dict[str, Any]]
+
+
+class BatchProblem(BaseModel):
+    """What is wrong with a batch's file."""
+
+    code: str
+    message: str
+    line: int | None
+    param: str | None
+
+
+class BatchProblems(BaseModel):
+    """Why a batch's file cannot be used."""
+
+    object: Literal["list"]
+    data: list[BatchProblem]
+
+
+class RequestCounts(BaseModel):
+    """How many lines a batch has, and how many of them are done."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchAnswer(BaseModel):
+    """OpenAI's Batch object."""
+
+    id: str
+    object: Literal["batch"]
+    endpoint: Endpoint
+    status: BatchStatus
+    input_file_id: str
+    completion_window: str
+    output_file_id: str | None = Field(description="The file with the lines that were answered, once there is one.")
+    error_file_id: str | None = Field(description="The file with the lines that failed, once there is one.")
+    errors: BatchProblems | None
+    request_counts: RequestCounts
+    metadata: dict[str, str]
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+
+
+class BatchList(_List):
+    """A page of batches, newest first."""
+
+    data: list[BatchAnswer]
+
+
+class FileAnswer(BaseModel):
+    """OpenAI's File object."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int | None = Field(description="null: it is kept until you delete it.")
+    filename: str
+    purpose: Purpose
+    status: Literal["processed"]
+
+
+class FileList(_List):
+    """A page of files."""
+
+    data: list[FileAnswer]
+
+
+class DeletedFile(BaseModel):
+    """That a file is gone."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
 
 
 class WebhookEndpointAnswer(BaseModel):

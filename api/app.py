@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
+import gevent
 import structlog
 from flask import Flask, Response, g, request
 
 from api import errors
 from api.access import KeyRing
 from api.doors import (
+    batches,
     completions,
     dead_letters,
     documents,
+    files,
     generate,
     health,
     jobs,
@@ -30,21 +35,33 @@ from api.services import Services
 from api.synchronous import ClientGone, client_gone_response
 from api.waiting import Waiter
 from api.wakeups import Wakeups
+from jobs.batches import BatchRules
 from jobs.broker import MessageMaker, make_celery
+from jobs.files import FileStore
 from jobs.redis_clients import api_client, listener_client
+from jobs.scripts import Scripts
 from jobs.sealing import Sealer
 from jobs.settings import Settings
+from jobs.storage import open_storage
 from jobs.store import JobStore
 from jobs.tracing import Tracing
 
 _log = structlog.get_logger("promptq.api")
 _DOORS = (
-    *(jobs, dead_letters, queues, responses, completions, generate, models),
+    *(jobs, dead_letters, queues, responses, completions, generate, models, files, batches),
     *(webhook_endpoints, webhook_secret, webhook_deliveries, health, documents),
 )
 _WITHOUT_KEY = frozenset(
     {"health.healthz", "health.readyz", "health.metrics", "documents.openapi", "documents.docs", "static"}
 )
+
+
+T = TypeVar("T")
+
+
+def _off_the_loop(work: Callable[[], T], /) -> T:
+    """Let a disk keep a thread waiting, not everybody."""
+    return gevent.get_hub().threadpool.apply(work)
 
 
 def create_app(settings: Settings | None = None, tracing: Tracing | None = None) -> Flask:
@@ -63,16 +80,19 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
         )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # it is Flask's default provider, which has it
+    client = api_client(settings)
     store = JobStore(
-        api_client(settings),
+        client,
         MessageMaker(make_celery(settings)),
         result_ttl=settings.result_ttl,
         fsync=settings.durability == "fsync",
         sealer=Sealer.from_settings(settings),
+        batch_rules=BatchRules.from_settings(settings),
     )
     services = Services(
         settings=settings,
         store=store,
+        files=FileStore(client, Scripts(client), open_storage(settings, offload=_off_the_loop)),
         keys=KeyRing(settings),
         waiter=Waiter(listener_client(settings)),
         wakeups=Wakeups(listener_client(settings)),

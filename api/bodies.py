@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from flask import request
@@ -55,6 +56,14 @@ def query(model: type[M]) -> M:
         return model.model_validate_strings(known)
     except ValidationError as error:
         raise first_problem(error, known) from None
+
+
+def form(model: type[M], fields: Mapping[str, str]) -> M:
+    """The fields of a form as the model. Raises ``InvalidRequest`` that names the first thing wrong."""
+    try:
+        return model.model_validate_strings(fields)
+    except ValidationError as error:
+        raise first_problem(error, fields) from None
 
 
 def dump(value: object, what: str = "body") -> bytes:

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from jobs.errors import (
     AcceptanceUnknown,
+    BatchNotCancellable,
     IdempotencyConflict,
     InvalidRequest,
     JobCancelled,
@@ -22,6 +23,7 @@ from jobs.errors import (
     PayloadTooLarge,
     PromptQError,
     SecretShown,
+    StorageOff,
     WaitTimeout,
     WebhooksOff,
     WebhookTestFailed,
@@ -31,8 +33,8 @@ _log = structlog.get_logger("promptq.api")
 
 #: The SDK would repeat these by itself (409, 5xx), which cannot help, or would be paid for again.
 _NOT_TO_BE_RETRIED = (
-    *(IdempotencyConflict, JobCancelled, NotDeliverable, NotRetryable, SecretShown),
-    *(WaitTimeout, LLMError, OutcomeUnknown, WebhooksOff, WebhookTestFailed),
+    *(IdempotencyConflict, JobCancelled, NotDeliverable, BatchNotCancellable, NotRetryable, SecretShown),
+    *(WaitTimeout, LLMError, OutcomeUnknown, StorageOff, WebhooksOff, WebhookTestFailed),
 )
 _NAMES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
@@ -54,7 +56,12 @@ def install(app: Flask) -> None:
 
 
 #: Findings of our own validators about a whole object, and the member that they are about (api/requests.py).
-_AT: Final = {"no_prompt": "input", "misplaced": "promptq", "no_reader": "stream"}
+_AT: Final = {
+    "no_prompt": "input",
+    "misplaced": "promptq",
+    "half_a_policy": "expires_after[seconds]",
+    "no_reader": "stream",
+}
 
 
 def first_problem(error: ValidationError, value: object, *, prefix: str = "") -> InvalidRequest:

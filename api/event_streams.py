@@ -46,7 +46,8 @@ def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = Fal
     the LLM's first event, so that what goes wrong before has its own status; a caller who goes away cancels the job,
     as with ``wait_for``. Raises what that raises.
     """
-    follower = _follower(accepted.job_id, endpoint, opens=background, strict=not background)
+    stored = accepted.made is None or accepted.made.stored
+    follower = _follower(accepted.job_id, endpoint, opens=background, strict=not background, stored=stored)
     stream = _Stream(
         services(),
         follower,
@@ -56,6 +57,7 @@ def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = Fal
         opening=follower.open(accepted.made) if background and accepted.made is not None else b"",
         patient=not background,
         cancels=not background and accepted.made is not None and idempotency_key() is None,
+        stored=stored,
     )
     return _answer(stream)
 
@@ -71,7 +73,7 @@ def _follower(job_id: str, endpoint: Endpoint, **about: Any) -> Follower:
     store, whose = services().store, owner()
 
     def load() -> Job:
-        return store.get(job_id, whose)
+        return store.get(job_id, whose, unstored=True)
 
     return Follower(store.streams, load, job_id, whose, voice_of(endpoint), **about)
 
@@ -123,6 +125,8 @@ class _Stream:
     patient: bool = False
     #: Whether a caller who goes away cancels the job.
     cancels: bool = False
+    #: Whether the job can be looked up later.
+    stored: bool = True
 
     def tell(self) -> Iterator[bytes]:
         """What goes out, piece by piece. Raises ``PromptQError`` and ``EndedFirst`` before the first piece only."""
@@ -151,7 +155,10 @@ class _Stream:
             stays = not gone.is_set()
             raise
         finally:
-            if self.cancels and not stays and not self.follower.over:
+            if self.cancels and not self.stored:
+                # Whatever is left of it could be had by nobody.
+                self._cancel()
+            elif self.cancels and not stays and not self.follower.over:
                 self._cancel()
 
     def _follow(self, deadline: float, gone: threading.Event, wake: threading.Event) -> Iterator[bytes]:
@@ -184,7 +191,7 @@ class _Stream:
             over = self._why_over(deadline, away_since)
             if over is not None:
                 if not begun:
-                    raise WaitTimeout(still_running(self.job_id, over[1]))
+                    raise WaitTimeout(still_running(self.job_id, over[1], stored=self.stored))
                 yield self.follower.error(*over)
                 return
             if away_since is not None:
@@ -207,7 +214,7 @@ class _Stream:
 
     def _cancel(self) -> None:
         try:
-            self.services.store.cancel(self.job_id, self.owner)
+            self.services.store.cancel(self.job_id, self.owner, unstored=True)
         except NotFound:
             pass
         except PromptQError as error:

@@ -40,11 +40,12 @@ class Follower:
         after: int = -1,
         opens: bool = False,
         strict: bool = False,
+        stored: bool = True,
     ) -> None:
         """``load`` reads the job, with its request and result.
 
         ``after``: the last number that the caller has. ``opens``: whether the job is told of before its LLM is asked.
-        ``strict``: whether ``EndedFirst`` is raised.
+        ``strict``: whether ``EndedFirst`` is raised. ``stored``: whether the job can be looked up later.
         """
         self._streams = streams
         self._load = load
@@ -53,6 +54,7 @@ class Follower:
         self._voice = voice
         self._opens = opens
         self._strict = strict
+        self._stored = stored
         #: The number that was told last.
         self.at = after
         #: Whether the last of it was told.
@@ -100,8 +102,10 @@ class Follower:
         Without a number of its own it has that of the last event told: whoever goes on from there misses nothing.
         """
         number = self.at if number is None else number
-        where = self._voice.where(self._job_id, number)
-        return self._voice.error(code, f"{message}; the job goes on as {self._job_id}: see {where}.", number)
+        tail = f"the job goes on as {self._job_id}: see {self._voice.where(self._job_id, number)}"
+        if not self._stored:
+            tail = "the response is not stored: only the same request with the same Idempotency-Key can get it"
+        return self._voice.error(code, f"{message}; {tail}.", number)
 
     def gone(self) -> bytes:
         """That the job was deleted."""

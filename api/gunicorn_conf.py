@@ -7,7 +7,6 @@ from jobs.first_process import end_on_sigterm
 
 end_on_sigterm()
 
-import gc
 import os
 import shutil
 import socket
@@ -15,7 +14,7 @@ import sys
 import tempfile
 from typing import Any
 
-from jobs import durability, open_files
+from jobs import durability, garbage, open_files
 from jobs.errors import Unavailable
 from jobs.redis_clients import api_client
 from jobs.settings import load_or_exit, parse_keys
@@ -84,15 +83,13 @@ def on_starting(_server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Answer Prometheus in the background, and let the garbage collector forget what stays for good."""
+    """Answer Prometheus in the background, and settle down."""
     if _metrics_listener is not None:
         from gevent.pywsgi import WSGIServer
 
         listener = socket.socket(fileno=os.dup(_metrics_listener.fileno()))
         WSGIServer(listener, worker.wsgi.extensions["promptq"].metrics.wsgi, log=None, error_log=None).start()
-    # Else each of its full rounds looks at all that was imported, and holds everybody up for a tenth of a second.
-    gc.collect()
-    gc.freeze()
+    garbage.settle()
 
 
 def on_exit(_server: Any) -> None:

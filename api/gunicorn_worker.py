@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 #: Waiting callers are answered this many seconds before gunicorn would cut them off.
 _MARGIN = 3.0
+#: As much of a refused body is read (bytes), and for so long (seconds), before its connection is closed.
+_MAX_DISCARDED = 512 * 1024 * 1024
+_DISCARD_SECONDS = 30.0
+_PIECE = 256 * 1024
 _CONTINUE = b"HTTP/1.1 100"
 _CHUNKED = b"\r\ntransfer-encoding:"
 
@@ -42,7 +46,11 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         self._idle.discard(sock)
         together = _Together(sock)
         try:
-            return super().handle_request(listener_name, req, together, addr)
+            answered = super().handle_request(listener_name, req, together, addr)
+            together.flush()
+            if not _discarded(req.body):
+                req.force_close()
+            return answered
         finally:
             # The client may be gone, or gunicorn have closed the connection after an error.
             with contextlib.suppress(OSError):
@@ -76,6 +84,24 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             # would raise in that greenlet instead. One that the client has closed meanwhile is none of our trouble.
             with contextlib.suppress(OSError), client.dup() as twin:
                 twin.shutdown(socket.SHUT_RD)
+
+
+def _discarded(body: Any) -> bool:
+    """Read what is left of a body that was refused, so that its sender reads the answer; False if it is too much.
+
+    gunicorn would do so without an end and in small pieces, with no turn for anybody else.
+    """
+    if getattr(body.reader, "length", None) == 0:
+        return True  # as nearly always
+    left = _MAX_DISCARDED
+    with gevent.Timeout(_DISCARD_SECONDS, False):  # type: ignore[arg-type]  # the stubs know no False
+        while left > 0:
+            piece = body.read(_PIECE)
+            if not piece:
+                return True
+            left -= len(piece)
+            gevent.sleep(0)
+    return False
 
 
 class _Together:

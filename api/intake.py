@@ -14,11 +14,13 @@ from flask import g, request
 from api.bodies import check_prompt_size, dump
 from api.services import owner, services
 from jobs import webhook_urls
-from jobs.bodies import OURS
-from jobs.errors import InvalidRequest
+from jobs.bodies import OURS, ResponseBody
+from jobs.continuing import Continuation, continuation
+from jobs.errors import InvalidRequest, LLMUnsupported, PreviousResponseNotFound, StoreRequired
 from jobs.model import Endpoint, Job, NewJob, new_job_id
 from jobs.queues import QueueName
 from jobs.store import Accepted
+from jobs.translation import chat_body
 from jobs.webhook_urls import Target
 
 _MAX_KEY = 255
@@ -41,6 +43,11 @@ class Submission:
     webhook_url: str | None = None
     #: Where ``webhook_url`` stands in the request.
     webhook_param: str = "webhook_url"
+    #: Whether its owner can look it up.
+    stored: bool = True
+    #: The body of a response as it came, which may continue another, and where it stands in the request.
+    response: dict[str, Any] | None = None
+    prefix: str = ""
 
 
 def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
@@ -50,6 +57,15 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
     ``JobStore.create`` raises.
     """
     key = idempotency_key()
+    fingerprint = fingerprint_of(sent) if key is not None else ""
+    try:
+        continues = _continuation(submission)
+    except PreviousResponseNotFound:
+        # It was there when the request came first: who repeats it gets what was made then.
+        before = None if key is None else services().store.known(owner(), key, fingerprint)
+        if before is None:
+            raise
+        return _told(before, submission)
     webhook_host = ""
     if submission.webhook_url is not None:
         webhook_host = webhook_target(submission.webhook_url, param=submission.webhook_param).authority
@@ -67,15 +83,23 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
                 deadline_seconds=submission.deadline_seconds or services().settings.default_deadline,
                 attempt_timeout=submission.attempt_timeout,
                 idempotency_key=key,
-                fingerprint=_fingerprint(sent) if key is not None else "",
+                fingerprint=fingerprint,
                 background=submission.background,
                 stream=submission.stream,
                 webhook_url=submission.webhook_url,
                 webhook_host=webhook_host,
                 trace=enqueueing.traceparent,
+                stored=submission.stored,
+                previous_response_id=continues.previous_response_id,
+                history=continues.history,
+                upstream_previous=continues.upstream_previous,
             )
         )
         enqueueing.found(accepted.job_id)
+    return _told(accepted, submission)
+
+
+def _told(accepted: Accepted, submission: Submission) -> Accepted:
     # Whatever becomes of this request, its caller can find the job, and so can who reads its log line (api.app).
     g.job_id = accepted.job_id
     if accepted.made is not None:
@@ -84,6 +108,42 @@ def submit(submission: Submission, sent: Mapping[str, Any]) -> Accepted:
         job_id=accepted.job_id, queue=submission.queue, created=accepted.made is not None
     )
     return accepted
+
+
+def is_stored(body: ResponseBody, *, waits: bool, webhook_url: str | None, prefix: str = "") -> bool:
+    """Whether the response shall be stored. Raises ``StoreRequired`` where nobody could get it then.
+
+    ``waits``: whether its caller waits for it on the connection.
+    """
+    if body.store is not False:
+        return True
+    if body.background:
+        raise StoreRequired("'background' needs a response that is stored: leave 'store' out.", param="background")
+    if not waits:
+        raise StoreRequired(
+            "Nobody could get this response: without 'store' it is for a caller who waits for it.",
+            param=f"{prefix}store",
+        )
+    if webhook_url is not None:
+        raise StoreRequired("A webhook tells of a response that is stored: leave 'store' out.", param=f"{prefix}store")
+    return False
+
+
+def _continuation(submission: Submission) -> Continuation:
+    """What the submission continues; checked besides is that the LLM's API has words for it."""
+    body = submission.response
+    if body is None:
+        return Continuation()
+    found = services()
+    continues = continuation(body, owner(), store=found.store, settings=found.settings, prefix=submission.prefix)
+    if found.settings.llm_api == "chat":
+        own = {name: value for name, value in body.items() if name not in OURS and name != "previous_response_id"}
+        try:
+            chat_body(own)
+        except LLMUnsupported as refused:
+            refused.param = submission.prefix + (refused.param or "")
+            raise
+    return continues
 
 
 def webhook_target(url: str, *, param: str) -> Target:
@@ -139,6 +199,7 @@ def check_prompt(body: dict[str, Any], raw_size: int, *, prefix: str = "") -> No
     check_prompt_size(body, services().settings.max_prompt_bytes, raw_size, prefix=prefix)
 
 
-def _fingerprint(sent: Mapping[str, Any]) -> str:
+def fingerprint_of(sent: Mapping[str, Any]) -> str:
+    """What an Idempotency-Key stands for: the path, and the request as it came."""
     canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{request.path}\n{canonical}".encode("ascii")).hexdigest()

@@ -17,7 +17,7 @@ from api.answers import ErrorAnswer
 from jobs import __version__
 
 View = TypeVar("View", bound=Callable[..., Any])
-Answers = Mapping[int, type[BaseModel] | type[str]]
+Answers = Mapping[int, type[BaseModel] | type[str] | type[bytes]]
 
 _ATTRIBUTE: Final = "__promptq_operation__"
 _REF: Final = "#/components/schemas/{model}"
@@ -38,9 +38,11 @@ class Operation:
 
     summary: str
     request: tuple[type[BaseModel], ...] = ()
+    #: The fields of a form, where the view takes one.
+    form: type[BaseModel] | None = None
     answers: Answers
     query: type[BaseModel] | None = None
-    #: Whether the view makes a job, and so takes an ``Idempotency-Key``.
+    #: Whether the view makes a job or a file, and so takes an ``Idempotency-Key``.
     idempotent: bool = False
     #: Whether the view takes ``Prefer: respond-async``.
     prefer_async: bool = False
@@ -103,9 +105,13 @@ def document(app: Flask) -> dict[str, Any]:
 def _models(operations: list[Operation]) -> list[tuple[type[BaseModel], Any]]:
     found: dict[tuple[type[BaseModel], str], None] = {(ErrorAnswer, "serialization"): None}
     for about in operations:
-        found |= {(model, "validation"): None for model in about.request}
+        found |= {(model, "validation"): None for model in _requests(about)}
         found |= {(model, "serialization"): None for model in about.answers.values() if _is_model(model)}
     return list(found)
+
+
+def _requests(about: Operation) -> tuple[type[BaseModel], ...]:
+    return about.request if about.form is None else (about.form,)
 
 
 def _is_model(model: object) -> TypeGuard[type[BaseModel]]:
@@ -125,10 +131,11 @@ def _describe(about: Operation, view: Callable[..., Any], path_parameters: list[
     }
     if about.public:
         described["security"] = []
-    if about.request:
-        references = [{"$ref": _REF.format(model=model.__name__)} for model in about.request]
+    if requests := _requests(about):
+        references = [{"$ref": _REF.format(model=model.__name__)} for model in requests]
         schema = references[0] if len(references) == 1 else {"anyOf": references}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        media = "application/json" if about.form is None else "multipart/form-data"
+        described["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
     return described
 
 
@@ -158,7 +165,7 @@ def _query_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[s
 def _headers(about: Operation) -> list[dict[str, Any]]:
     headers: list[dict[str, Any]] = []
     if about.idempotent:
-        text = "The same key with the same request gives the same job; with another request, 409."
+        text = "The same key with the same request gives the same again; with another request, 409."
         key = {"type": "string", "minLength": 1, "maxLength": 255}
         headers.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": key})
     if about.prefer_async:
@@ -173,6 +180,9 @@ def _responses(about: Operation) -> dict[str, Any]:
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
         if model is str:
             responses[str(status)]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        elif model is bytes:
+            content = {"schema": {"type": "string", "format": "binary"}}
+            responses[str(status)]["content"] = {"application/octet-stream": content}
         elif _is_model(model):
             responses[str(status)]["content"] = _json(model.__name__)
     if about.streams:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jobs.errors import LLMRateLimited
+from jobs.batches import BATCH_TIMES, Batch
+from jobs.errors import LLMRateLimited, LLMUnsupported
+from jobs.files import File
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
 from jobs.webhooks import Delivery, Endpoint
@@ -73,6 +75,40 @@ def queue_answer(state: QueueState) -> dict[str, Any]:
     }
 
 
+def batch_answer(batch: Batch) -> dict[str, Any]:
+    """A batch."""
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "status": batch.status.value,
+        "input_file_id": batch.input_file_id,
+        "completion_window": batch.completion_window,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "metadata": batch.metadata,
+        "created_at": int(batch.created_at),
+        "expires_at": int(batch.expires_at),
+        **{name: int(batch.times[name]) if name in batch.times else None for name in BATCH_TIMES},
+    }
+
+
+def file_answer(file: File) -> dict[str, Any]:
+    """A file, without its content."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": int(file.created_at),
+        "expires_at": None if file.expires_at is None else int(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    }
+
+
 def endpoint_answer(endpoint: Endpoint) -> dict[str, Any]:
     """A webhook endpoint, without its secret."""
     return {
@@ -124,6 +160,11 @@ def response_answer(job: Job, position: int | None = None) -> dict[str, Any]:
         status=job.status.value,
         background=job.background,
     )
+    if job.previous_response_id is not None:
+        # The LLM was told another id, or none.
+        response["previous_response_id"] = job.previous_response_id
+    if not job.stored:
+        response["store"] = False
     if upstream_id is not None:
         response["upstream_id"] = str(upstream_id)
     if position is not None:
@@ -161,7 +202,7 @@ def _response_error(job: Job) -> dict[str, Any] | None:
         return None
     if job.error["code"] == LLMRateLimited.code:
         code = "rate_limit_exceeded"
-    elif job.error.get("upstream_status") == 400:
+    elif job.error.get("upstream_status") == 400 or job.error["code"] == LLMUnsupported.code:
         code = "invalid_prompt"
     else:
         code = "server_error"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from jobs.bodies import (
@@ -17,10 +18,12 @@ from jobs.bodies import (
     EmbeddingBody,
     Metadata,
     ModelName,
+    OpenAIs,
     Ours,
     ResponseBody,
     WebhookUrl,
 )
+from jobs.files import MAX_LIFETIME, MIN_LIFETIME, Purpose, UploadPurpose
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.queues import QueueName
 from jobs.webhooks import DeliveryStatus, EventType
@@ -166,6 +169,67 @@ class InputItemsQuery(PageQuery):
     """Which page of a response's input items, and in which order."""
 
     order: Literal["asc", "desc"] = "desc"
+
+
+class OutputExpiresAfter(Ours):
+    """How long a batch's files with results are kept."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)
+
+
+class BatchCreate(OpenAIs):
+    """The body of `POST /v1/batches`, as OpenAI documents it."""
+
+    input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    endpoint: Endpoint
+    completion_window: Annotated[str, StringConstraints(max_length=16)] = Field(
+        description="`24h` at OpenAI; here any number of s, m, h or d, up to 30 days.", examples=["24h"]
+    )
+    metadata: Metadata | None = None
+    output_expires_after: OutputExpiresAfter | None = None
+
+
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+
+
+def _with_file(schema: dict[str, Any]) -> None:
+    file = {"type": "string", "format": "binary", "description": "The file itself, with its name."}
+    schema["properties"] = {"file": file, **schema["properties"]}
+    schema["required"] = ["file", *schema["required"]]
+    schema["dependentRequired"] = {_ANCHOR: [_SECONDS]}
+
+
+class FileCreate(Ours):
+    """The form of `POST /v1/files`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_file)
+
+    purpose: UploadPurpose
+    # A form has no null.
+    anchor: Literal["created_at"] | SkipJsonSchema[None] = Field(None, alias=_ANCHOR)
+    seconds: int | SkipJsonSchema[None] = Field(
+        None,
+        alias=_SECONDS,
+        ge=MIN_LIFETIME,
+        le=MAX_LIFETIME,
+        description="How long the file is kept.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_policy(self) -> FileCreate:
+        if self.anchor is not None and self.seconds is None:
+            raise PydanticCustomError("half_a_policy", "it is missing beside the anchor")
+        return self
+
+
+class FilesQuery(BaseModel):
+    """Which files, and which page of them."""
+
+    purpose: Purpose | None = None
+    order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
+    limit: int = Field(10_000, ge=1, le=10_000)
+    after: str | None = Field(None, description="The last id of the page before.")
 
 
 class EndpointCreate(Ours):

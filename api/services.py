@@ -12,6 +12,7 @@ from api.metrics import Metrics
 from api.models_proxy import ModelsProxy
 from api.waiting import Waiter
 from api.wakeups import Wakeups
+from jobs.files import FileStore
 from jobs.settings import Settings
 from jobs.store import JobStore
 from jobs.tracing import Tracing
@@ -23,6 +24,7 @@ class Services:
 
     settings: Settings
     store: JobStore
+    files: FileStore
     keys: KeyRing
     waiter: Waiter
     wakeups: Wakeups

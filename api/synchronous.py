@@ -36,11 +36,13 @@ def wait_for(accepted: Accepted) -> Job:
 
     Raises ``WaitTimeout`` after ``PROMPTQ_MAX_WAIT``, ``JobCancelled`` if the job was cancelled or deleted meanwhile,
     and ``ClientGone`` if the caller went away. The last cancels the job, unless it came with an Idempotency-Key: such a
-    caller may come back for the answer, and a cancelled job would be paid for twice.
+    caller may come back for the answer, and a cancelled job would be paid for twice. So does the first where the job is
+    not stored: nobody else could have its answer.
     """
     found = services()
     job_id = accepted.job_id
     may_cancel = accepted.made is not None and idempotency_key() is None
+    stored = accepted.made is None or accepted.made.stored
     gone = threading.Event()
     wake = threading.Event()
 
@@ -49,7 +51,7 @@ def wait_for(accepted: Accepted) -> Job:
         wake.set()
 
     def read() -> Job:
-        return found.store.get(job_id, owner(), fields=("request", "result"))
+        return found.store.get(job_id, owner(), fields=("request", "result"), unstored=True)
 
     try:
         with on_disconnect(request.environ, on_gone):
@@ -64,19 +66,25 @@ def wait_for(accepted: Accepted) -> Job:
         raise JobCancelled(f"The job {job_id} was deleted while this request waited for it.") from None
     except StoreUnavailable as error:
         # The job was accepted: a plain 503 would make the SDK send it again, to be paid for again.
-        raise WaitTimeout(still_running(job_id, "The job store went away while this request waited")) from error
+        why = "The job store went away while this request waited"
+        raise WaitTimeout(still_running(job_id, why, stored=stored)) from error
     if job.status.terminal:
         return job
     if gone.is_set():
         if may_cancel:
-            found.store.cancel(job_id, owner())
+            found.store.cancel(job_id, owner(), unstored=True)
         raise ClientGone
     why = "The server is restarting" if found.closing.is_set() else "The job did not end in time for this request"
-    raise WaitTimeout(still_running(job_id, why))
+    if may_cancel and not job.stored:
+        found.store.cancel(job_id, owner(), unstored=True)
+        raise WaitTimeout(f"{why}; it was cancelled, since a response that is not stored cannot be fetched later.")
+    raise WaitTimeout(still_running(job_id, why, stored=job.stored))
 
 
-def still_running(job_id: str, why: str) -> str:
+def still_running(job_id: str, why: str, *, stored: bool) -> str:
     """That a request is over and its job is not."""
+    if not stored:
+        return f"{why}; it goes on as {job_id}: only the same request with its Idempotency-Key can get the answer."
     return f"{why}; it goes on as {job_id}: see GET /v1/jobs/{job_id}."
 
 

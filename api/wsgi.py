@@ -9,9 +9,9 @@ from jobs import logs, tracing
 from jobs.settings import load_or_exit
 
 _settings = load_or_exit("api")
+logs.configure(_settings.log_level, _settings.log_format, trace_ids=_settings.tracing)
 try:
     _tracing = tracing.start(_settings, "api", needs=["opentelemetry.instrumentation.flask"])
+    app = create_app(_settings, _tracing)
 except ValueError as problem:
     sys.exit(f"promptq api: {problem}")
-logs.configure(_settings.log_level, _settings.log_format, trace_ids=_settings.tracing)
-app = create_app(_settings, _tracing)

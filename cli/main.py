@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-COMMANDS = ("up", "submit", "status", "cancel", "jobs", "dead-letters", "queues", "webhooks")
+COMMANDS = ("up", "submit", "status", "cancel", "jobs", "batch", "dead-letters", "queues", "webhooks")
 
 
 class Commands(click.Group):
@@ -44,6 +44,7 @@ def main() -> None:
     promptq submit "Why is the sky blue?" --wait
     promptq status ID                           one job
     promptq jobs                                the newest jobs
+    promptq batch run FILE -o RESULTS           a file of prompts; also: status, cancel, list
     promptq dead-letters                        jobs that failed for good; also: retry, purge
     promptq queues                              how long the queues are; also: pause, resume
     promptq webhooks listen                     receive, verify and print events; also: list, deliveries

@@ -90,6 +90,10 @@ class ResponseBody(Body):
     background: bool | None = None
     background_options: BackgroundOptions | None = None
     metadata: Metadata | None = None
+    previous_response_id: str | None = Field(None, description="The response that this one continues.")
+    store: bool | None = Field(
+        None, description="false: nobody can look the response up; only who waits for it gets it."
+    )
 
     @model_validator(mode="after")
     def _has_prompt(self) -> ResponseBody:

@@ -3,6 +3,9 @@
 PromptQError
 ├── RequestError                        the caller's to mend (4xx)
 │   ├── InvalidRequest                  400
+│   ├── PreviousResponseNotFound        400
+│   ├── PreviousResponseNotCompleted    400
+│   ├── StoreRequired                   400
 │   ├── Unauthorized                    401
 │   ├── Forbidden                       403
 │   ├── NotFound                        404
@@ -10,9 +13,11 @@ PromptQError
 │   ├── IdempotencyConflict             409
 │   ├── JobCancelled                    409
 │   ├── NotRetryable                    409
+│   ├── BatchNotCancellable             409
 │   ├── NotDeliverable                  409
 │   ├── SecretShown                     409
-│   └── PayloadTooLarge                 413
+│   ├── PayloadTooLarge                 413
+│   └── RequestTimeout                  408
 ├── Unavailable                         503
 │   ├── StoreUnavailable                nothing was done
 │   ├── StoreFull                       nothing was done
@@ -27,6 +32,7 @@ PromptQError
 ├── DeadlineExceeded                    504
 └── LLMError                            the LLM's call did not bring what was asked for
     ├── LLMRejected                     a final 4xx
+    ├── LLMUnsupported                  400: it speaks chat completions alone, which cannot say this
     ├── LLMRateLimited                  429
     ├── LLMUnavailable                  408, 409, 5xx
     ├── LLMUnreachable                  no connection, or it was cut
@@ -66,6 +72,24 @@ class InvalidRequest(RequestError):
     """Raised when a request is malformed or a value in it is of the wrong kind."""
 
     code = "invalid_request"
+
+
+class PreviousResponseNotFound(RequestError):
+    """Raised when the caller has no response of the id in ``previous_response_id``; code and status are OpenAI's."""
+
+    code = "previous_response_not_found"
+
+
+class PreviousResponseNotCompleted(RequestError):
+    """Raised when the response that shall be continued has not ended, or has brought nothing."""
+
+    code = "previous_response_not_completed"
+
+
+class StoreRequired(RequestError):
+    """Raised when ``store: false`` stands beside what needs a response that is kept."""
+
+    code = "store_required"
 
 
 class Unauthorized(RequestError):
@@ -116,6 +140,13 @@ class NotRetryable(RequestError):
     http_status = 409
 
 
+class BatchNotCancellable(RequestError):
+    """Raised when a batch shall be cancelled that has ended, or whose results are being put together."""
+
+    code = "batch_not_cancellable"
+    http_status = 409
+
+
 class NotDeliverable(RequestError):
     """Raised when a webhook shall be sent again whose endpoint is deleted or disabled."""
 
@@ -135,6 +166,14 @@ class PayloadTooLarge(RequestError):
 
     code = "payload_too_large"
     http_status = 413
+
+
+class RequestTimeout(RequestError):
+    """Raised when the rest of a request does not come."""
+
+    code = "request_timeout"
+    http_status = 408
+    retryable = True
 
 
 class Unavailable(PromptQError):
@@ -254,6 +293,18 @@ class LLMRejected(LLMError):
     """Raised when the LLM refuses the request for good (400, 401, 403, 404, 422, content policy)."""
 
     code = "llm_rejected"
+
+
+class LLMUnsupported(LLMError):
+    """Raised before the call when the LLM's API has no words for what is asked (``PROMPTQ_LLM_API``)."""
+
+    code = "unsupported_by_llm"
+    http_status = 400
+    error_type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class LLMRateLimited(LLMError):

@@ -12,7 +12,7 @@ import structlog
 from redis import Redis
 
 from jobs import queues
-from jobs.errors import IdempotencyConflict, NotFound, OutcomeUnknown, StorageUnavailable, Unavailable
+from jobs.errors import IdempotencyConflict, NotFound, OutcomeUnknown, StorageOff, StorageUnavailable, Unavailable
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.storage import ABANDONED_AFTER, Chunks, Storage
@@ -36,6 +36,8 @@ MIN_LIFETIME: Final = 3600
 MAX_LIFETIME: Final = 30 * 24 * 3600
 #: How long an Idempotency-Key of an upload is known, in seconds, if its file is there for so long.
 _IDEMPOTENT_FOR: Final = 7 * 24 * 3600
+#: A storage that refuses so many deletions is down: each can take a minute to be refused.
+_GIVE_UP_AFTER: Final = 3
 #: Records that are asked for at once.
 _PAGE: Final = 500
 _FIELDS: Final = ("owner", "filename", "purpose", "bytes", "content", "created", "expires", "seq")
@@ -122,17 +124,17 @@ class FileStore:
         delete the new content.
 
         Raises ``StoreFull``; ``OutcomeUnknown`` if the reply was lost; ``IdempotencyConflict`` if the key was used
-        for another upload. In all cases but the second the content is gone.
+        for another upload. Unless the reply was lost, no content is left that is no file's.
         """
         file_id = new_file_id()
         idem = "" if new.idempotency_key is None else _idempotency_key(new.owner, new.idempotency_key)
         lifetime = "" if new.lifetime is None else new.lifetime * 1000
-        about = [file_id, new.owner, new.filename.encode("utf-8", "replace"), new.purpose, new.size, new.content]
+        name = new.filename.encode("utf-8", "replace")
+        args: list[bytes | str | int | float] = [file_id, new.owner, name, new.purpose, new.size, new.content]
+        args += [lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
         try:
             with redis_errors(lost_reply=OutcomeUnknown):
-                verdict, found = self._scripts.file_create(
-                    args=[*about, lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
-                )
+                verdict, found = self._scripts.file_create(args=args)
         except OutcomeUnknown:
             raise
         except Unavailable:
@@ -154,7 +156,7 @@ class FileStore:
         """Delete content that no file has taken. What cannot be deleted now is left to ``purge_expired``."""
         try:
             self._delete_content(content)
-        except Unavailable as error:
+        except (Unavailable, StorageOff) as error:
             _log.warning("files.left_for_later", error=error.code)
 
     def get(self, file_id: str, owner: str) -> File:
@@ -170,7 +172,7 @@ class FileStore:
         """The file's content. Raises ``ContentMissing``."""
         return self.storage.read(file.content, offset)
 
-    def list(
+    def page(
         self,
         owner: str,
         *,
@@ -221,30 +223,33 @@ class FileStore:
         return ids, f"({found[-1][1]:.0f}" if found else bound
 
     def delete(self, file_id: str, owner: str) -> None:
-        """Remove a file. Raises ``NotFound``."""
+        """Remove a file; its content goes when no batch needs it any more. Raises ``NotFound``."""
         with redis_errors():
             content = self._scripts.file_delete(args=[file_id, owner]).decode()
         if not content:
             raise _unknown()
-        self.forget(content)
+        if content != "used":
+            self.forget(content)
 
     def purge_expired(self, limit: int = 1000) -> int:
         """Delete contents whose files have expired or are deleted, or that no file has taken; answer how many.
 
-        One that the storage refuses to delete does not keep the others from it, and is raised. Any number of processes
-        may do this at once.
+        One that the storage refuses to delete does not keep the others from it, and is raised; at the third it gives
+        up. Any number of processes may do this at once.
         """
         with redis_errors():
             due = cast("list[bytes]", self._scripts.garbage(args=[limit]))
-        done, refused = 0, None
+        done, refusals = 0, []
         for content in due:
             try:
                 self._delete_content(content.decode())
                 done += 1
             except StorageUnavailable as error:
-                refused = error
-        if refused is not None:
-            raise refused
+                refusals.append(error)
+                if len(refusals) == _GIVE_UP_AFTER:
+                    break
+        if refusals:
+            raise refusals[0]
         return done
 
     def _delete_content(self, content: str) -> None:

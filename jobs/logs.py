@@ -39,7 +39,7 @@ def configure(level: str, log_format: Format, *, trace_ids: bool = False) -> Non
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # These tell of every request or task at INFO; our own lines say more, and bind the job's id.
-    for name in ("httpx2", "httpx", "openai", "boto3", "botocore", "s3transfer", "celery.app.trace", "celery.worker.strategy"):
+    for name in ("httpx2", "httpx", "openai", "botocore", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Its warnings and debug lines quote URLs and what receivers answer.
     logging.getLogger("urllib3").setLevel(logging.ERROR)

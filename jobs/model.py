@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from jobs.queues import QueueName
+from jobs.queues import UNSTORED, QueueName
 
 #: Version of the record's layout; a release that changes it must still read the one before.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+#: What a record has that needs nothing of the newest layout: workers of the release before may run it.
+PLAIN_VERSION: Final = 1
 
 Endpoint = Literal["/v1/responses", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 RESPONSES: Final = "/v1/responses"
@@ -88,6 +90,21 @@ class NewJob:
     webhook_host: str = ""
     #: The span that made it, as a ``traceparent``; None where nothing is traced.
     trace: str | None = None
+    #: Whether its owner can look it up; if not, it goes soon after its end (``store: false``).
+    stored: bool = True
+    #: The response that this one continues; None if it begins a conversation.
+    previous_response_id: str | None = None
+    #: The items before its own input, as JSON; None where there are none, or the LLM keeps them.
+    history: bytes | None = None
+    #: The LLM's own id of the previous response, where the LLM keeps the conversation.
+    upstream_previous: str | None = None
+
+    @property
+    def version(self) -> int:
+        """The oldest layout that has all that this job needs."""
+        # An older worker would send the LLM an id that is ours, and keep what shall not be kept.
+        newest = not self.stored or self.history is not None or self.upstream_previous is not None
+        return SCHEMA_VERSION if newest else PLAIN_VERSION
 
     def as_job(self, created_at: float) -> Job:
         """The job that it became (Unix seconds)."""
@@ -108,6 +125,8 @@ class NewJob:
             webhook_url=self.webhook_url,
             trace=self.trace,
             request=self.request,
+            stored=self.stored,
+            previous_response_id=self.previous_response_id,
         )
 
 
@@ -156,6 +175,14 @@ class Job:
     request: bytes = b""
     #: The LLM's answer, byte for byte; None until there is one, or where it was not asked for.
     result: bytes | None = None
+    #: Whether its owner can look it up.
+    stored: bool = True
+    #: The response that this one continues.
+    previous_response_id: str | None = None
+    #: The items before its own input, as JSON; None where there are none, or they were not asked for.
+    history: bytes | None = None
+    #: The LLM's own id of the previous response, where the LLM keeps the conversation; None where it was not asked for.
+    upstream_previous: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -195,6 +222,10 @@ class Job:
             usage=_json(record, b"usage"),
             request=record.get(b"request") or b"",
             result=record.get(b"result"),
+            stored=record.get(b"kind") != UNSTORED.encode(),
+            previous_response_id=_text(record, b"previous"),
+            history=record.get(b"history"),
+            upstream_previous=_text(record, b"upstream_previous"),
         )
 
 

@@ -96,10 +96,11 @@ class QueueControl:
                 pipe.zcard(key)
             for name in names:
                 pipe.zcard(queues.backlog_key(name))
+            pipe.llen(queues.backlog_key(queues.BATCHES))
             (seconds, micros), ended, info, in_flight, scheduled, webhooks, dead, *lengths = pipe.execute()
         return Totals(
             now=seconds + micros / 1e6,
-            backlogs=dict(zip(names, lengths, strict=True)),
+            backlogs=dict(zip((*names, queues.BATCHES), lengths, strict=True)),
             in_flight=in_flight,
             scheduled=scheduled,
             webhooks_scheduled=webhooks,

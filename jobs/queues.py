@@ -14,6 +14,9 @@ QUEUES: Final[tuple[QueueName, ...]] = (INTERACTIVE, DEFAULT, BULK)
 
 RUN_JOB: Final = "promptq.run_job"
 
+#: The kind, in the index, of a job that its owner can neither list nor look up (``store: false``).
+UNSTORED: Final = "unstored"
+
 #: Every key of ours begins with this. ``jobs/lua`` gets it from here.
 PREFIX: Final = "promptq:"
 #: Terminal states, as ``job-id status``; what wakes those who wait for a job.
@@ -33,6 +36,10 @@ WEBHOOK_SLOW: Final = PREFIX + "webhook-slow"
 #: Hosts that have something due, by when they were served last.
 WEBHOOK_TURNS_FAST: Final = PREFIX + "webhook-turns:fast"
 WEBHOOK_TURNS_SLOW: Final = PREFIX + "webhook-turns:slow"
+#: The backlog of batches: a list of as many tokens as there are batches that have not ended and lines that are not fed.
+BATCHES: Final = "batches"
+#: Batches by when a worker must look at them.
+BATCH_DUE: Final = PREFIX + "batch-due"
 LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"
@@ -52,6 +59,7 @@ GARBAGE: Final = PREFIX + "garbage"
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 JOB_ID_PATTERN: Final = re.compile(r"(job|resp)_[0-9a-f]{32}")
 FILE_ID_PATTERN: Final = re.compile(r"file-[0-9a-f]{32}")
+BATCH_ID_PATTERN: Final = re.compile(r"batch_[0-9a-f]{32}")
 ENDPOINT_ID_PATTERN: Final = re.compile(r"we_[0-9a-f]{32}")
 DELIVERY_ID_PATTERN: Final = re.compile(r"whd_[0-9a-f]{32}_(job|[0-9a-f]{12})")
 
@@ -94,6 +102,11 @@ def file_key(file_id: str) -> str:
 def files_key(owner: str, purpose: str) -> str:
     """The sorted set of an owner's files of a purpose, or of ``all``, the newest last."""
     return f"{PREFIX}files:{owner}:{purpose}"
+
+
+def batch_key(batch_id: str) -> str:
+    """The hash that is the record of one batch; its other keys begin with it."""
+    return f"{PREFIX}batch:{batch_id}"
 
 
 def endpoint_key(endpoint_id: str) -> str:

@@ -19,7 +19,7 @@ from jobs.fair_stack import FairStack
 from jobs.settings import Settings
 
 #: How long (seconds) a connection that has answered is taken for alive.
-_LATELY: Final = 0.5
+_LATELY: Final = 0.1
 #: How long an answer may wait for the disk besides.
 DISK_SECONDS: Final = 1.0
 

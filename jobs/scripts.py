@@ -25,10 +25,15 @@ DELTAS_LINGER: Final = 60.0
 #: From then on it runs alone, so that the last strike is its own.
 STRIKES_BEFORE_ALONE: Final = MAX_STRIKES - 1
 
+#: How long a job is kept after its end that shall not be kept: its caller reads the answer, or repeats the request.
+UNSTORED_SECONDS: Final = 300
+
 #: All but these may go on when Redis is full: they free memory, or keep what was accepted.
-_DENIED_WHEN_FULL: Final = frozenset({"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create"})
+_DENIED_WHEN_FULL: Final = frozenset(
+    {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
+)
 #: What stands before each script, in this order.
-_LIBRARY: Final = ("base", "files", "outbox", "streams", "lib")
+_LIBRARY: Final = ("base", "files", "outbox", "batches", "streams", "lib")
 
 
 class Scripts:
@@ -69,6 +74,19 @@ class Scripts:
         self.file_create = self._load(client, "file_create")
         self.file_delete = self._load(client, "file_delete")
         self.garbage = self._load(client, "garbage")
+        self.batch_create = self._load(client, "batch_create")
+        self.batch_claim = self._load(client, "batch_claim")
+        self.batch_hold = self._load(client, "batch_hold")
+        self.batch_release = self._load(client, "batch_release")
+        self.batch_begin = self._load(client, "batch_begin")
+        self.batch_fail = self._load(client, "batch_fail")
+        self.batch_feed = self._load(client, "batch_feed")
+        self.batch_part = self._load(client, "batch_part")
+        self.batch_close = self._load(client, "batch_close")
+        self.batch_finalize = self._load(client, "batch_finalize")
+        self.batch_end = self._load(client, "batch_end")
+        self.batch_cancel = self._load(client, "batch_cancel")
+        self.batch_list = self._load(client, "batch_list")
 
     @staticmethod
     def _load(client: Redis, name: str) -> Script:
@@ -93,6 +111,8 @@ def _constants() -> str:
         "CRASHED_CODE": CRASHED_ERROR["code"],
         "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
         "SCHEMA_VERSION": SCHEMA_VERSION,
+        "UNSTORED": queues.UNSTORED,
+        "UNSTORED_MS": UNSTORED_SECONDS * 1000,
         "MAX_STRIKES": MAX_STRIKES,
         "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,
     }

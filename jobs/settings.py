@@ -95,6 +95,16 @@ class Settings(BaseSettings):
         description="Address of any OpenAI-compatible LLM; OpenAI's own by default.",
     )
 
+    llm_api: Literal["responses", "chat"] = Field(
+        "responses",
+        description="What the LLM speaks: responses, or chat completions alone; then responses are translated.",
+    )
+    conversations: Literal["compose", "llm"] = Field(
+        "compose",
+        description="Who keeps what previous_response_id leads to: compose, PromptQ, which sends all of it again; llm, "
+        "the LLM.",
+    )
+
     result_ttl: int = Field(
         7 * 24 * 3600,
         ge=1,
@@ -131,6 +141,21 @@ class Settings(BaseSettings):
         QUEUES, description="Queues that this worker serves, in order of preference, separated by commas."
     )
     worker_ready_file: Path | None = Field(None, description="The worker writes its pid here once it consumes.")
+    bulk_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of a worker's slots that bulk may take; the rest stays free for the other queues it serves.",
+    )
+    batch_window: int = Field(
+        5000,
+        ge=2,
+        le=100_000,
+        description="Jobs that one batch has in the queue at once; its other lines stay in their file until then.",
+    )
+    batch_ttl: int = Field(
+        30 * 24 * 3600, ge=1, le=10 * 365 * 24 * 3600, description="How long a batch that has ended is kept."
+    )
     lease_seconds: float = Field(
         30, ge=1, le=3600, description="How long a claim holds without a heartbeat before the job is given to another."
     )
@@ -177,8 +202,8 @@ class Settings(BaseSettings):
     storage: str = Field(
         ".promptq/files",
         min_length=1,
-        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, or "
-        "none for no files.",
+        description="Where the contents of files are kept: a directory that API and workers share, s3://bucket/prefix, "
+        "or none for no files.",
     )
     s3_endpoint: str | None = Field(
         None, pattern=r"^https?://", description="Address of an S3-compatible store; Amazon's own by default."
@@ -259,10 +284,19 @@ class Settings(BaseSettings):
             raise ValueError("with PROMPTQ_REDIS_SENTINELS, PROMPTQ_REDIS_URL is redis://[user:password@]any/database")
         return self
 
+    @model_validator(mode="after")
+    def _chat_keeps_nothing(self) -> Settings:
+        if self.llm_api == "chat" and self.conversations == "llm":
+            raise ValueError(
+                "with PROMPTQ_LLM_API=chat the LLM keeps no conversation: PROMPTQ_CONVERSATIONS is compose"
+            )
+        return self
+
     @field_validator("storage")
     @classmethod
     def _storage(cls, value: str) -> str:
-        if "://" in value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?", value):
+        bucket = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?"
+        if "://" in value and not re.fullmatch(bucket, value):
             raise ValueError("must be a directory, s3://bucket/prefix or none")
         return value
 

@@ -13,10 +13,11 @@ from redis.commands.core import Script
 from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
+from jobs.batches import BatchRules, BatchStore
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable
-from jobs.model import SCHEMA_VERSION, Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
+from jobs.model import Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
 from jobs.outbox import Outbox
 from jobs.queue_control import QueueControl
 from jobs.redis_errors import redis_errors
@@ -26,11 +27,11 @@ from jobs.streams import Streams, first_number
 from jobs.upkeep import Upkeep
 from jobs.webhook_store import WebhookStore
 
-#: What a job's record holds besides the two large texts, ``request`` and ``result``.
+#: What a job's record holds besides the large texts: ``request``, ``result`` and ``history``.
 SUMMARY_FIELDS: Final = (
-    *("v", "owner", "endpoint", "queue", "status", "model", "attempt", "strikes", "created", "started", "finished"),
+    *("v", "owner", "kind", "endpoint", "queue", "status", "model", "attempt", "strikes", "created", "started"),
     *("deadline", "retry_at", "metadata", "background", "stream", "attempt_timeout", "webhook_url"),
-    *("retried_from", "retried_as", "attempts", "error", "usage"),
+    *("retried_from", "retried_as", "finished", "attempts", "error", "usage", "previous"),
 )
 
 Arguments = list[bytes | str | int | float]
@@ -67,6 +68,7 @@ class JobStore:
         result_ttl: int,
         fsync: bool = False,
         sealer: Sealer | None = None,
+        batch_rules: BatchRules | None = None,
     ) -> None:
         """``fsync``: whether a job counts as made only once it is on disk. ``sealer``: for the secrets of webhooks."""
         self._client = client
@@ -76,6 +78,7 @@ class JobStore:
         self._ttl_ms = result_ttl * 1000
         #: What an operator does.
         self.queues = QueueControl(client, self._scripts)
+        self.batches = BatchStore(client, self._scripts, messages, batch_rules or BatchRules())
         #: Who is told of the jobs' ends, and the telling.
         self.webhooks = WebhookStore(client, self._scripts, sealer)
         self.outbox = Outbox(client, self._scripts, ttl_ms=self._ttl_ms)
@@ -95,12 +98,9 @@ class JobStore:
         An Idempotency-Key of the owner that is known already gives the job it made. Raises ``IdempotencyConflict`` if
         that job came of another request, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
         """
-        idem = ""
-        if new.idempotency_key is not None:
-            digest = hashlib.sha256(new.idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
-            idem = f"{queues.PREFIX}idem:{new.owner}:{digest}"
+        idem = "" if new.idempotency_key is None else _idempotency_record(new.owner, new.idempotency_key)
         fields: dict[str, bytes | str | int] = {
-            "v": SCHEMA_VERSION,
+            "v": new.version,
             "endpoint": new.endpoint,
             "model": new.model.encode("utf-8", "surrogatepass"),
             "request": new.request,
@@ -117,9 +117,16 @@ class JobStore:
             fields |= {"webhook_url": new.webhook_url, "webhook_host": new.webhook_host}
         if new.trace is not None:
             fields["trace"] = new.trace
+        continues = {
+            "previous": new.previous_response_id,
+            "history": new.history,
+            "upstream_previous": new.upstream_previous,
+        }
+        fields |= {name: value for name, value in continues.items() if value is not None}
         deadline = "" if new.deadline_seconds is None else max(1, round(new.deadline_seconds * 1000))
         message = self._messages.message(new.id, new.queue, new.trace)
-        known = (new.id, new.owner, kind_of(new.id), new.queue, idem, new.fingerprint, message, deadline)
+        kind = kind_of(new.id) if new.stored else queues.UNSTORED
+        known = (new.id, new.owner, kind, new.queue, idem, new.fingerprint, message, deadline)
         args: Arguments = [*known, *_flat(fields)]
         with redis_errors(lost_reply=AcceptanceUnknown):
             try:
@@ -131,13 +138,19 @@ class JobStore:
                     raise
                 job_id, made = about[0], []
         if verdict == b"conflict":
-            raise IdempotencyConflict(
-                f"This Idempotency-Key was used for another request, which made the job {job_id.decode()}."
-            )
+            raise _conflict(job_id)
         if verdict != b"created":
             return Accepted(job_id.decode(), None, None)
         created_ms, rank = made
         return Accepted(new.id, new.as_job(created_ms / 1000), None if rank < 0 else rank + 1)
+
+    def known(self, owner: str, idempotency_key: str, fingerprint: str) -> Accepted | None:
+        """The job that this Idempotency-Key has made; None if there is none. Raises ``IdempotencyConflict``."""
+        with redis_errors():
+            verdict, *about = self._scripts.known(args=[_idempotency_record(owner, idempotency_key), fingerprint])
+        if verdict == b"conflict":
+            raise _conflict(about[0])
+        return None if verdict == b"absent" else Accepted(about[0].decode(), None, None)
 
     def _make(self, step: Script, args: Arguments) -> Any:
         """Run a step that makes a job; with ``fsync`` raise ``AcceptanceUnknown`` unless it is on disk in time."""
@@ -180,15 +193,23 @@ class JobStore:
         """The owner's jobs that failed and were not retried, newest first. Raises ``NotFound`` as ``list`` does."""
         return self.list(owner, statuses=("dead",), queue_names=queue_names, limit=limit, after=after)
 
-    def get(self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result")) -> Job:
-        """The owner's job, with the large fields that are named. Raises ``NotFound``."""
+    def get(
+        self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result"), unstored: bool = False
+    ) -> Job:
+        """The owner's job, with the large fields that are named. Raises ``NotFound``.
+
+        ``unstored``: also one that is not stored, for the caller whose request has made it.
+        """
         names = (*SUMMARY_FIELDS, *fields)
         with redis_errors():
             values = self._client.hmget(queues.job_key(job_id), names)
         record = dict(zip((name.encode() for name in names), cast("list[bytes | None]", values), strict=True))
         if record[b"owner"] is None or record[b"owner"] != owner.encode():
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
-        return Job.from_record(job_id, record)
+        job = Job.from_record(job_id, record)
+        if not job.stored and not unstored:
+            raise NotFound(f"No job with id '{job_id}' found.", param="id")
+        return job
 
     def position(self, job: Job) -> int | None:
         """How many jobs of its queue run before this one, counted from 1 for the next; None if it does not wait."""
@@ -221,10 +242,13 @@ class JobStore:
         jobs = [Job.from_record(row[0].decode(), dict(zip(keys, row[1:], strict=True))) for row in rows[:limit]]
         return Page(jobs, has_more=len(rows) > limit)
 
-    def cancel(self, job_id: str, owner: str) -> bool:
-        """End the job as cancelled; False if it had ended already. Raises ``NotFound``."""
+    def cancel(self, job_id: str, owner: str, *, unstored: bool = False) -> bool:
+        """End the job as cancelled; False if it had ended already.
+
+        Raises ``NotFound``. ``unstored``: as for ``get``.
+        """
         with redis_errors():
-            verdict = self._scripts.cancel(args=[job_id, owner, self._ttl_ms])
+            verdict = self._scripts.cancel(args=[job_id, owner, self._ttl_ms, int(unstored)])
         if verdict == b"gone":
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         return bool(verdict == b"cancelled")
@@ -312,6 +336,19 @@ def _repeated(job: Job, new_id: str, created_at: float) -> Job:
         attempt_timeout=job.attempt_timeout,
         webhook_url=job.webhook_url,
         retried_from=job.id,
+        previous_response_id=job.previous_response_id,
+    )
+
+
+def _idempotency_record(owner: str, idempotency_key: str) -> str:
+    # Hashed: a key may hold any text.
+    digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{queues.PREFIX}idem:{owner}:{digest}"
+
+
+def _conflict(job_id: bytes) -> IdempotencyConflict:
+    return IdempotencyConflict(
+        f"This Idempotency-Key was used for another request, which made the job {job_id.decode()}."
     )
 
 

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, get_args
 
-#: OpenAI's names (openai ``types/webhooks``). A job of any endpoint ends in one of the four.
-EventType = Literal["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
+#: OpenAI's names (openai ``types/webhooks``). A job of any endpoint ends in one of the first four, a batch in another.
+EventType = Literal[
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+    "batch.completed",
+    "batch.failed",
+    "batch.cancelled",
+    "batch.expired",
+]
 EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 
 #: How long a host counts as slow after a slow answer.

@@ -24,6 +24,8 @@ model                  behaviour
 `sim-incomplete`       responses: `status` "incomplete" with reason `max_output_tokens`; chat completions
                        and completions: `finish_reason` "length"; embeddings: a normal answer
 `sim-failed`           responses: 200 with `status` "failed" and an `error`; elsewhere: a normal answer
+`sim-tool`             chat completions: calls the first function that is offered, with the last user message as
+                       ``{"prompt": …}``, until a tool's output is the last message; elsewhere a normal answer
 `sim-flaky-N`          the first N calls for one input answer 500, later ones normally
                        (``POST /stats/reset`` starts the count again)
 `sim-slow-SECONDS`     a normal answer with that latency, such as `sim-slow-2.5`
@@ -65,6 +67,7 @@ class Behaviour:
 
     latency: seconds instead of the latency that is set. failures: how many first calls for one input answer 500;
     breaks: how many break off.
+    tool: whether it calls a function that is offered.
     """
 
     ending: Ending = Ending.COMPLETED
@@ -72,6 +75,7 @@ class Behaviour:
     fault: Fault | None = None
     latency: float | None = None
     failures: int = 0
+    tool: bool = False
     breaks: int = 0
 
 
@@ -108,6 +112,7 @@ _FIXED = {
     **{fault.value: Behaviour(fault=fault) for fault in Fault},
     "sim-incomplete": Behaviour(ending=Ending.INCOMPLETE),
     "sim-failed": Behaviour(ending=Ending.FAILED),
+    "sim-tool": Behaviour(tool=True),
 }
 _FLAKY = re.compile(r"sim-flaky-(\d{1,9})", re.ASCII)
 _BREAKS = re.compile(r"sim-breaks-(\d{1,9})", re.ASCII)

@@ -6,7 +6,7 @@ from simulator.behaviour import Ending
 from simulator.calls import Call, output_tokens, reply, required
 from simulator.prompts import conversation_text, count_tokens, input_text, split_inputs
 from simulator.streams import Stream, frame, frames, pieces
-from simulator.wire import JsonObject, new_id
+from simulator.wire import JsonObject, encode, new_id
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -18,6 +18,11 @@ def chat_replies(call: Call) -> list[str]:
 
 def chat_answer(call: Call, texts: list[str]) -> JsonObject:
     """Return the ``chat.completion`` object."""
+    called = _function_call(call)
+    if called is not None:
+        message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [called]}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls"}
+        return {**_head(call, "chatcmpl-", "chat.completion"), "choices": [choice], "usage": _usage(call, texts)}
     choices: list[JsonObject] = [
         {
             "index": index,
@@ -36,11 +41,24 @@ def chat_stream(call: Call, texts: list[str]) -> Stream:
     def choice(index: int, delta: JsonObject, finish_reason: str | None = None) -> JsonObject:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
+    head = _head(call, "chatcmpl-", "chat.completion.chunk")
     opening = [choice(index, {"role": "assistant", "content": "", "refusal": None}) for index in range(len(texts))]
+    called = _function_call(call)
+    if called is not None:
+        function = called["function"]
+        first = {"index": 0, **called, "function": {**function, "arguments": ""}}
+        return _stream(
+            call,
+            [function["arguments"]],
+            head=head,
+            opening=[choice(0, {"role": "assistant", "content": None, "tool_calls": [first]})],
+            delta=lambda _, piece: choice(0, {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}),
+            end=lambda _: choice(0, {}, "tool_calls"),
+        )
     return _stream(
         call,
         texts,
-        head=_head(call, "chatcmpl-", "chat.completion.chunk"),
+        head=head,
         opening=opening,
         delta=lambda index, piece: choice(index, {"content": piece}),
         end=lambda index: choice(index, {}, _finish_reason(call)),
@@ -95,6 +113,21 @@ def _stream(
         ],
         closing=frames([*ends, *last]) + _DONE,
     )
+
+
+def _function_call(call: Call) -> JsonObject | None:
+    """Return the call of the first function that is offered, where the model makes one and has no output of it yet."""
+    tools, messages = call.body.get("tools"), call.body["messages"]
+    tool = tools[0] if call.behaviour.tool and isinstance(tools, list) and tools else None
+    if (
+        not isinstance(tool, dict)
+        or not isinstance(messages, list)
+        or "tool" in [one.get("role") for one in messages[-1:]]
+    ):
+        return None
+    arguments = encode({"prompt": conversation_text(messages)}).decode("ascii")
+    function = {"name": tool["function"]["name"], "arguments": arguments}
+    return {"id": new_id("call_"), "type": "function", "function": function}
 
 
 def _head(call: Call, prefix: str, kind: str) -> JsonObject:

@@ -11,7 +11,7 @@ from aiohttp import web
 from simulator import completions, embeddings, responses
 from simulator.behaviour import Fault
 from simulator.calls import Call, output_tokens, parse_call
-from simulator.errors import ApiError, error_answer, overloaded, server_error
+from simulator.errors import INVALID, ApiError, error_answer, overloaded, server_error
 from simulator.sending import send_fault, send_stream
 from simulator.settings import Settings
 from simulator.stats import Stats, Ticket
@@ -53,6 +53,8 @@ class Endpoint:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Count a call, then answer it as the settings and its model say; raises ApiError for an invalid one."""
         with self.stats.call() as ticket:
+            if self.settings.chat_alone and self.shape.path == "/v1/responses":
+                return error_answer(ApiError(404, "Not Found (POST /v1/responses)", type=INVALID))
             arrived = time.time() if self.settings.arrivals else None
             raw = await request.read()
             try:

@@ -15,6 +15,7 @@ class Settings:
     error_rate: the probability (0 to 1) that a call answers 500.
     down: every call under ``/v1`` answers 503 at once.
     arrivals: the time of each call's arrival is kept, for ``GET /arrivals``.
+    chat_alone: ``/v1/responses`` answers 404, as an LLM does that has no Responses API.
     """
 
     latency: float = 0.0
@@ -22,6 +23,7 @@ class Settings:
     error_rate: float = 0.0
     down: bool = False
     arrivals: bool = False
+    chat_alone: bool = False
 
     def __post_init__(self) -> None:
         if not (_is_number(self.latency) and self.latency >= 0):
@@ -36,6 +38,8 @@ class Settings:
             raise ValueError("down must be true or false")
         if not isinstance(self.arrivals, bool):
             raise ValueError("arrivals must be true or false")
+        if not isinstance(self.chat_alone, bool):
+            raise ValueError("chat_alone must be true or false")
 
     def update(self, changes: Mapping[str, Any]) -> None:
         """Apply all of the named changes, or none and raise ValueError when one of them is unknown or wrong."""

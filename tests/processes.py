@@ -81,6 +81,35 @@ def _answers(client: redis.Redis) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[Mapping[str, str]]:
+    """An S3 server with the bucket ``promptq``; yields the settings for a prefix in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "s3.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        eventually(lambda: _made_bucket(url), within=60)
+        yield {
+            "PROMPTQ_STORAGE": "s3://promptq/some/prefix",
+            "PROMPTQ_S3_ENDPOINT": url,
+            "PROMPTQ_S3_REGION": "us-east-1",
+            "PROMPTQ_S3_ACCESS_KEY_ID": "key",
+            "PROMPTQ_S3_SECRET_ACCESS_KEY": "secret",
+        }
+    finally:
+        end(process)
+
+
+def _made_bucket(url: str) -> bool:
+    try:
+        return httpx2.put(f"{url}/promptq", timeout=20).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
 @dataclass(frozen=True)
 class Stack:
     """A running stack, as its ready file describes it."""

@@ -11,7 +11,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import gc
 import os
 import sys
 from typing import Any
@@ -20,17 +19,21 @@ import gevent
 import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from jobs import logs, open_files
-from jobs.queues import celery_queue
+from jobs import garbage, logs, open_files
+from jobs.queues import BULK, celery_queue
 from jobs.redis_clients import listener_client
+from jobs.storage import OFF
 from worker import pulse, shutdown
 from worker.alone_runs import Alone
+from worker.batches.tender import Tender
+from worker.batches.wiring import make_tender
 from worker.calls import Calls
 from worker.celery_app import app, settings
 from worker.metrics import WorkerMetrics, serve_or_exit
 from worker.tasks import register
+from worker.tidying import tidy
 from worker.webhooks.wiring import make_deliverer
-from worker.wiring import make_store, wire
+from worker.wiring import make_files, make_store, wire
 
 _log = structlog.get_logger("promptq.worker")
 
@@ -48,9 +51,7 @@ def main() -> int:
 
     @worker_ready.connect(weak=False)
     def tell_ready(**_: Any) -> None:
-        # Else each full round of the garbage collector looks at all that was imported, and holds all calls up.
-        gc.collect()
-        gc.freeze()
+        garbage.settle()
         if settings.worker_ready_file:
             settings.worker_ready_file.write_text(str(os.getpid()))
 
@@ -58,12 +59,16 @@ def main() -> int:
     def begin_to_stop(**_: Any) -> None:
         alone.stop()
         deliverer.close()
+        if tender is not None:
+            tender.close()
         shutdown.begin(settings.grace_seconds, calls, also=(alone, deliverer))
 
     store = make_store(app, settings)
     deliverer = make_deliverer(store.outbox, settings, metrics)
+    tender: Tender | None = None
     try:
         runner, beside = wire(store, settings, calls, metrics, alone=alone.run)
+        files = make_files(settings)
     except ValueError as error:
         print(f"promptq worker: {error}", file=sys.stderr)
         return 2
@@ -72,10 +77,15 @@ def main() -> int:
     register(app, runner)
     if settings.heartbeat_file is not None:
         beside.append(gevent.spawn(pulse.beat, settings.heartbeat_file))
+    if settings.storage != OFF:
+        beside.append(gevent.spawn(tidy, files))
     if settings.webhook_concurrency:
         if deliverer.sealer is None:
             _log.warning("webhooks.no_key", setting="PROMPTQ_ENCRYPTION_KEYS")
         beside += [gevent.spawn(deliverer.run), gevent.spawn(deliverer.listen, listener_client(settings))]
+    if BULK in settings.worker_queues and settings.storage != OFF:
+        tender = make_tender(store.batches, files, settings)
+        beside.append(gevent.spawn(tender.run))
     queues = ",".join(celery_queue(name) for name in settings.worker_queues)
     try:
         app.worker_main(

@@ -20,8 +20,15 @@ from celery.worker.consumer.events import Events
 from celery.worker.consumer.heart import Heart
 from gevent.event import Event
 
+from jobs.queues import BULK, celery_queue
+
 #: How long (seconds) an event may wait for others to go with it.
 _GATHER = 0.5
+#: Celery setting of ours: how many messages of bulk the worker takes at most; None where it serves bulk alone.
+BULK_LIMIT = "promptq_bulk_limit"
+_BULK = celery_queue(BULK)
+#: How long (seconds) a worker that is full of bulk waits for other queues before it looks again whether it still is.
+_SOON = 0.05
 
 
 class GatheredEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
@@ -68,16 +75,18 @@ class RefillingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
 
 def refilling_loop(consumer: Any, connection: Any, task_consumer: Any, *args: Any, **kwargs: Any) -> None:
     """Run Celery's blocking loop on a connection that knows when waiting for messages is no use."""
-    loops.synloop(consumer, _RefillingConnection(connection, task_consumer.channel), task_consumer, *args, **kwargs)
+    refilling = _RefillingConnection(connection, task_consumer.channel, consumer.app.conf.get(BULK_LIMIT))
+    loops.synloop(consumer, refilling, task_consumer, *args, **kwargs)
 
 
 class _RefillingConnection:
     """The broker connection, but for waiting: while no message may be taken, wait for a slot instead of the socket."""
 
-    def __init__(self, connection: Any, channel: Any) -> None:
+    def __init__(self, connection: Any, channel: Any, bulk_limit: int | None) -> None:
         self._connection = connection
         self._channel = channel
         self._freed = Event()
+        self._share = None if bulk_limit is None else _BulkShare(channel, bulk_limit)
         # kombu would put back, one after the other, all messages in hand when a connection is lost, though their jobs
         # run on; and write them to a file where it cannot. The scheduler finds the jobs that no message tells of.
         channel.do_restore = False
@@ -98,10 +107,56 @@ class _RefillingConnection:
         self._freed.clear()
 
     def _then_wake(self, settle: Any) -> Any:
-        def settle_and_wake(*args: Any, **kwargs: Any) -> Any:
+        def settle_and_wake(tag: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._share is not None:
+                self._share.settled(tag)
             try:
-                return settle(*args, **kwargs)
+                return settle(tag, *args, **kwargs)
             finally:
                 self._freed.set()
 
         return settle_and_wake
+
+
+class _BulkShare:
+    """Keeps some slots free of bulk: at its limit, the worker does not ask for more of it.
+
+    Stands in for the cycle in which kombu asks for queues.
+    """
+
+    def __init__(self, channel: Any, limit: int) -> None:
+        self._limit = limit
+        self._running: set[Any] = set()
+        self._cycle = channel._queue_cycle
+        self._ask, self._take = channel._brpop_start, channel.qos.append
+        channel._queue_cycle, channel._brpop_start, channel.qos.append = self, self._ask_in_time, self._note
+
+    def settled(self, tag: Any) -> None:
+        """A message is done with."""
+        self._running.discard(tag)
+
+    def consume(self, number: int) -> Any:
+        """The queues to ask for, as kombu's cycle has it."""
+        queues = self._cycle.consume(number)
+        return [name for name in queues if name != _BULK] if self._full else queues
+
+    def update(self, queues: Any) -> None:
+        """As kombu's cycle."""
+        self._cycle.update(queues)
+
+    def rotate(self, last_used: Any) -> Any:
+        """As kombu's cycle."""
+        return self._cycle.rotate(last_used)
+
+    @property
+    def _full(self) -> bool:
+        return len(self._running) >= self._limit
+
+    def _ask_in_time(self, timeout: float | None = None) -> Any:
+        # A slot for bulk may be free soon; kombu cannot ask for more while it waits for an answer.
+        return self._ask(_SOON if self._full else timeout)
+
+    def _note(self, message: Any, tag: Any) -> Any:
+        if message.delivery_info.get("routing_key") == _BULK:
+            self._running.add(tag)
+        return self._take(message, tag)

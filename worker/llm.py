@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -26,8 +27,10 @@ from jobs.errors import (
 )
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, Endpoint, JobStatus
 from jobs.settings import Settings
+from jobs.translation import chat_body
 from worker import sse
-from worker.streaming import Event, reading_of, streamed
+from worker.streaming import FINAL, Event, reading_of, streamed
+from worker.translation import ResponseStream, response_of
 from worker.transport import StackedTransport
 
 #: Each exception class of the SDK and what it is to us; a class not named here is what its nearest base is. A test
@@ -92,8 +95,10 @@ class Answer:
 class LLMClient:
     """Calls any OpenAI-compatible LLM once per ``call``; retries are the queue's."""
 
-    def __init__(self, client: openai.OpenAI) -> None:
+    def __init__(self, client: openai.OpenAI, *, chat_alone: bool = False) -> None:
+        """``chat_alone``: the LLM has no Responses API, so that responses are asked for as chat completions."""
         self._client = client
+        self._chat_alone = chat_alone
 
     @classmethod
     def from_settings(cls, settings: Settings, watch: Callable[[httpx2.Client], None] | None = None) -> LLMClient:
@@ -117,11 +122,23 @@ class LLMClient:
                 max_retries=0,
                 timeout=timeout,
                 http_client=http_client,
-            )
+            ),
+            chat_alone=settings.llm_api == "chat",
         )
 
     def call(self, endpoint: Endpoint, body: bytes) -> Answer:
-        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits."""
+        """Send the body as it is and answer what came. Raises the ``LLMError`` that fits.
+
+        Where the LLM speaks chat completions alone, a response is asked for and answered in translation.
+        """
+        if endpoint == RESPONSES and self._chat_alone:
+            asked = json.loads(body)
+            chat = json.dumps(chat_body(asked), separators=(",", ":")).encode("ascii")
+            answer = self._call(CHAT_COMPLETIONS, chat)
+            return _as_response(response_of(asked, json.loads(answer.body), number=uuid.uuid4().hex), answer)
+        return self._call(endpoint, body)
+
+    def _call(self, endpoint: Endpoint, body: bytes) -> Answer:
         try:
             response = self._client.post(
                 endpoint.removeprefix("/v1"),
@@ -137,7 +154,37 @@ class LLMClient:
         """Send the body and ask for a stream; tell each event as it comes, and answer what they add up to.
 
         Raises the ``LLMError`` that fits. An LLM that answers as a whole all the same tells nothing.
+        In translation as with ``call``.
         """
+        if endpoint == RESPONSES and self._chat_alone:
+            return self._stream_in_translation(json.loads(body), tell)
+        return self._stream(endpoint, body, tell)
+
+    def _stream_in_translation(self, asked: Mapping[str, Any], tell: Callable[[Event], None]) -> Answer:
+        # What the answer has cost comes in a chunk of its own, which the translation needs.
+        chat = {**chat_body(asked), "stream_options": {"include_usage": True}}
+        translation = ResponseStream(asked, uuid.uuid4().hex)
+        ended: dict[str, Any] | None = None
+
+        def tell_all(events: Iterable[Mapping[str, Any]]) -> None:
+            nonlocal ended
+            for event in events:
+                kind = str(event["type"])
+                if kind in FINAL:
+                    ended = event["response"]
+                else:
+                    data = json.dumps(event, separators=(",", ":")).encode("ascii")
+                    tell(Event(data, event, kind, delta=kind.endswith(".delta")))
+
+        body = json.dumps(chat, separators=(",", ":")).encode("ascii")
+        answer = self._stream(CHAT_COMPLETIONS, body, lambda chunk: tell_all(translation.take(chunk.value)))
+        if not translation.begun:
+            return _as_response(response_of(asked, json.loads(answer.body), number=uuid.uuid4().hex), answer)
+        tell_all(translation.end(whole=True))
+        assert ended is not None
+        return _as_response(ended, answer)
+
+    def _stream(self, endpoint: Endpoint, body: bytes, tell: Callable[[Event], None]) -> Answer:
         parsed = json.loads(body)
         reading = reading_of(endpoint, parsed)
         try:
@@ -237,6 +284,16 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
         if 0 <= seconds < float("inf"):
             return seconds
     return None
+
+
+def _as_response(response: Mapping[str, Any], answer: Answer) -> Answer:
+    return Answer(
+        body=json.dumps(response, separators=(",", ":")).encode("ascii"),
+        status=_STATUS[response["status"]],
+        usage=response["usage"],
+        error=None,
+        request_id=answer.request_id,
+    )
 
 
 def _read(endpoint: str, response: httpx2.Response) -> Answer:

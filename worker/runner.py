@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
+from jobs.conversation import llm_body
 from jobs.errors import LLMError, PromptQError, StoreUnavailable
 from jobs.model import Claim, Endpoint, JobStatus, Outcome
 from jobs.scripts import EXPIRED_ERROR
@@ -136,9 +137,10 @@ class Runner:
     def _call(self, claim: Claim, attempt: int, limit: float) -> Answer:
         """Make one LLM call of at most ``limit`` seconds, and count it. Raises as ``Calls.run`` does."""
         endpoint, began, outcome = claim.job.endpoint, self.monotonic(), PromptQError.code
+        body = llm_body(claim.job)
         with self.tracing.llm_call(claim.job, attempt) as span:
             try:
-                answer = self._ask(claim, max(0.001, limit))
+                answer = self._ask(claim, body, max(0.001, limit))
                 outcome = OK
             except LLMError as error:
                 outcome = error.code
@@ -154,15 +156,15 @@ class Runner:
         self.metrics.used(endpoint, answer.usage)
         return answer
 
-    def _ask(self, claim: Claim, limit: float) -> Answer:
-        endpoint, request = claim.job.endpoint, claim.job.request
+    def _ask(self, claim: Claim, body: bytes, limit: float) -> Answer:
+        endpoint = claim.job.endpoint
         if not claim.job.stream:
-            return self.calls.run(claim, lambda: self.llm.call(endpoint, request), timeout=limit)
+            return self.calls.run(claim, lambda: self.llm.call(endpoint, body), timeout=limit)
         numbers = self._patiently(lambda: self.store.streams.begin(claim))
         if isinstance(numbers, str):
             raise Aborted(AbortReason.NOT_OURS)
         with Relay(self.store.streams, claim, numbers, max_bytes=self.stream_max_bytes) as relay:
-            answer = self.calls.run(claim, lambda: self.llm.stream(endpoint, request, relay.tell), timeout=limit)
+            answer = self.calls.run(claim, lambda: self.llm.stream(endpoint, body, relay.tell), timeout=limit)
         # All of it stands in the stream before the job ends.
         self._patiently(relay.flush)
         return answer

@@ -13,7 +13,7 @@ from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 
 DONE: Final = b"[DONE]"
 #: A response's events that end it; each carries all of it.
-_FINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+FINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 #: A response's events that are pieces of a text, which an event that follows repeats as a whole. Pieces of audio and of
 #: images are not here: put together they are not what their parts are.
 _TEXT_DELTAS: Final = frozenset(
@@ -82,7 +82,7 @@ class ResponseReading:
         if kind == "error":
             nested = value.get("error")
             raise error_of(nested if isinstance(nested, dict) else value)
-        if kind in _FINAL:
+        if kind in FINAL:
             response = value.get("response")
             if not isinstance(response, dict):
                 raise LLMBadAnswer("The last event of the LLM's stream has no response.")

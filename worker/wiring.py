@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import gevent
 import httpx2
 from celery import Celery
 
+from jobs.batches import BatchRules
 from jobs.broker import MessageMaker
+from jobs.files import FileStore
 from jobs.redis_clients import listener_client, worker_client
+from jobs.scripts import Scripts
 from jobs.settings import Settings
+from jobs.storage import open_storage
 from jobs.store import JobStore
 from jobs.tracing import Tracing
 from jobs.tracing import start as start_tracing
@@ -22,12 +27,28 @@ from worker.metrics import WorkerMetrics
 from worker.retries import RetryPolicy
 from worker.runner import Ran, Runner
 
+T = TypeVar("T")
 _INSTRUMENTATIONS = ("opentelemetry.instrumentation.celery", "opentelemetry.instrumentation.httpx")
 
 
 def make_store(app: Celery, settings: Settings) -> JobStore:
     """The store as a worker uses it."""
-    return JobStore(worker_client(settings), MessageMaker(app), result_ttl=settings.result_ttl)
+    return JobStore(
+        worker_client(settings),
+        MessageMaker(app),
+        result_ttl=settings.result_ttl,
+        batch_rules=BatchRules.from_settings(settings),
+    )
+
+
+def make_files(settings: Settings) -> FileStore:
+    """Files as a worker uses them. Raises ``ValueError`` where boto3 is needed and not installed."""
+    client = worker_client(settings)
+    return FileStore(client, Scripts(client), open_storage(settings, offload=_off_the_loop))
+
+
+def _off_the_loop(work: Callable[[], T], /) -> T:
+    return gevent.get_hub().threadpool.apply(work)
 
 
 def wire(

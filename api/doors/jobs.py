@@ -9,12 +9,13 @@ from flask import Blueprint, Response, jsonify
 from api.answers import Deleted, JobAnswer, JobList
 from api.bodies import dump, query, read_object, validate
 from api.doors.ids import known_id
-from api.intake import Submission, body_for_llm, check_prompt, job_of, resubmit, submit
+from api.intake import Submission, body_for_llm, check_prompt, is_stored, job_of, resubmit, submit
 from api.openapi import operation
 from api.rendering import job_answer, job_summary, page
 from api.requests import JOBS, EndpointJob, JobHead, JobsQuery, PromptJob, WaitQuery
 from api.services import owner, services
-from jobs.model import CHAT_COMPLETIONS, Job, JobStatus
+from jobs.bodies import ResponseBody
+from jobs.model import CHAT_COMPLETIONS, RESPONSES, Job, JobStatus
 from jobs.queues import QUEUES
 from jobs.store import Accepted
 
@@ -65,10 +66,14 @@ def _from_prompt(sent: dict[str, Any], size: int) -> Submission:
 def _from_endpoint(sent: dict[str, Any], size: int) -> Submission:
     job: EndpointJob = validate(JOBS[validate(JobHead, sent).endpoint], sent)
     check_prompt(sent["body"], size, prefix="body.")
+    if isinstance(job.body, ResponseBody):
+        is_stored(job.body, waits=False, webhook_url=None, prefix="body.")
     return Submission(
         endpoint=job.endpoint,
         model=job.body.model,
         body=body_for_llm(sent["body"]),
+        response=sent["body"] if job.endpoint == RESPONSES else None,
+        prefix="body.",
         queue=job.queue,
         deadline_seconds=job.deadline_seconds,
         attempt_timeout=job.attempt_timeout_seconds,

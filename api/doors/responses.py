@@ -12,7 +12,7 @@ from api.doors.asynchronous import respond_async
 from api.doors.ids import known_response_id
 from api.doors.jobs import answer_accepted
 from api.event_streams import stream_new, stream_of
-from api.intake import Submission, body_for_llm, check_prompt, job_of, submit
+from api.intake import Submission, body_for_llm, check_prompt, is_stored, job_of, submit
 from api.openapi import operation
 from api.rendering import input_items, page, response_answer
 from api.requests import InputItemsQuery, PageQuery, RetrieveQuery
@@ -49,6 +49,7 @@ def create() -> Response:
     body = validate(ResponseBody, sent)
     check_prompt(sent, len(raw))
     ours = body.promptq or JobOptions()
+    stored = is_stored(body, waits=not body.background and not respond_async(), webhook_url=ours.webhook_url)
     accepted = submit(
         Submission(
             endpoint=RESPONSES,
@@ -61,6 +62,8 @@ def create() -> Response:
             webhook_param="promptq.webhook_url",
             metadata=body.metadata,
             background=bool(body.background),
+            stored=stored,
+            response=sent,
             stream=bool(body.stream),
         ),
         sent,
@@ -130,7 +133,7 @@ def delete(response_id: str) -> Response:
 @blueprint.get("/v1/responses/<response_id>/input_items")
 @operation("List a response's input items", answers={200: InputItemList}, query=InputItemsQuery, errors=(404,))
 def items(response_id: str) -> Response:
-    """What the response was asked."""
+    """What the response was asked: its own input, without that of the responses that it continues."""
     asked = query(InputItemsQuery)
     found = input_items(services().store.get(known_response_id(response_id), owner(), fields=("request",)))
     if asked.order == "desc":

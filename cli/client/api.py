@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -19,6 +23,7 @@ _T = TypeVar("_T")
 
 ENDED = frozenset({"completed", "failed", "cancelled", "incomplete"})
 _ANSWER = 30.0  # how long an answer may take that is not asked to wait
+_LARGE = 120.0  # how long a step of an upload or a download may take
 _LONG_POLL = 30.0
 _PATIENCE = 30.0  # how long a waiting command puts up with an API that is away, being restarted for example
 _PAUSE = 1.0
@@ -136,6 +141,56 @@ class Api:
         """Send a webhook again, now."""
         return self._call("POST", f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}/redeliver")
 
+    def upload(
+        self, name: str, content: Iterable[bytes], size: int, *, purpose: str, idempotency_key: str
+    ) -> dict[str, Any]:
+        """Make a file of so many bytes, which are read as they are sent; the same key and bytes make one file."""
+        boundary = secrets.token_hex(16)
+        part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        quoted = name.translate({ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"})
+        head = f'{part}"purpose"\r\n\r\n{purpose}\r\n{part}"file"; filename="{quoted}"\r\n\r\n'.encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(len(head) + size + len(tail)),
+            "Idempotency-Key": idempotency_key,
+        }
+        return self._call("POST", "/v1/files", content=chain([head], content, [tail]), headers=headers, timeout=_LARGE)
+
+    def download(self, file_id: str, target: Path, show: Callable[[int], None]) -> None:
+        """Write a file's content to ``target``; ``show`` is told how many bytes there are."""
+        path = f"/v1/files/{quote(file_id, safe='')}/content"
+        with self._trouble(_LARGE), self._http.stream("GET", path, timeout=_LARGE) as answer:
+            self._answered = True
+            if not answer.is_success:
+                answer.read()
+                _read(answer, self.url)
+            done = 0
+            with target.open("wb") as out:
+                for chunk in answer.iter_bytes():
+                    out.write(chunk)
+                    done += len(chunk)
+                    show(done)
+
+    def create_batch(
+        self, *, input_file_id: str, endpoint: str, completion_window: str, idempotency_key: str
+    ) -> dict[str, Any]:
+        """Make a batch of an uploaded file."""
+        body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": completion_window}
+        return self._call("POST", "/v1/batches", json_body=body, headers={"Idempotency-Key": idempotency_key})
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """Return a batch as it stands."""
+        return self._call("GET", f"/v1/batches/{quote(batch_id, safe='')}")
+
+    def cancel_batch(self, batch_id: str) -> dict[str, Any]:
+        """Begin to cancel a batch."""
+        return self._call("POST", f"/v1/batches/{quote(batch_id, safe='')}/cancel")
+
+    def batches(self, **params: str | int | None) -> dict[str, Any]:
+        """Return a page of batches, newest first; parameters that are None are left out."""
+        return self._call("GET", "/v1/batches", params=_given(params))
+
     def patiently(self, call: Callable[[], _T], *, on_away: Callable[[ClientError], None]) -> _T:
         """Return what ``call`` does, repeated for a while if the API goes away: for what may be done twice.
 
@@ -160,14 +215,29 @@ class Api:
         path: str,
         *,
         json_body: Mapping[str, object] | None = None,
+        content: Iterable[bytes] | None = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = _ANSWER,
     ) -> dict[str, Any]:
-        try:
+        with self._trouble(timeout):
             answer = self._http.request(
-                method, path, json=json_body, params=dict(params or {}), headers=dict(headers or {}), timeout=timeout
+                method,
+                path,
+                json=json_body,
+                content=content,
+                params=dict(params or {}),
+                headers=dict(headers or {}),
+                timeout=timeout,
             )
+        self._answered = True
+        return _read(answer, self.url)
+
+    @contextlib.contextmanager
+    def _trouble(self, timeout: float) -> Iterator[None]:
+        """Turn the HTTP client's errors into ours."""
+        try:
+            yield
         except httpx2.ConnectError as error:
             message = (
                 f"no PromptQ answers at {self.url} ({error}): start one with `promptq up`, or name yours with --url"
@@ -177,8 +247,6 @@ class Api:
             raise Unreachable(f"{self.url} did not answer in {timeout:g} s") from error
         except httpx2.RequestError as error:
             raise Unreachable(f"the connection to {self.url} failed: {error}") from error
-        self._answered = True
-        return _read(answer, self.url)
 
 
 def _read(answer: httpx2.Response, url: str) -> dict[str, Any]:

@@ -1,12 +1,17 @@
-"""Tables of dead letters and of queues."""
+"""Tables of dead letters, queues, webhooks and batches."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
+
+import click
 
 from cli.client.api import Job
-from cli.client.display import moment, rows_under
+from cli.client.display import moment, plain, rows_under
+
+_BATCH_STYLES: Final = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow"}
+_BATCH_ENDS: Final = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 
 
 def dead_letters(jobs: list[Job]) -> None:
@@ -85,6 +90,51 @@ def webhook_deliveries(deliveries: list[dict[str, Any]]) -> None:
         whole=("id", "of", "status"),
         styles=[{"failed": "red", "pending": "yellow"}.get(str(delivery.get("status"))) for delivery in deliveries],
     )
+
+
+def batches(found: list[dict[str, Any]]) -> None:
+    """Print batches to stdout, one row each."""
+    rows_under(
+        ("id", "status", "endpoint", "done", "failed", "of", "created"),
+        [
+            (
+                batch.get("id"),
+                batch.get("status"),
+                batch.get("endpoint"),
+                _count(batch, "completed"),
+                _count(batch, "failed"),
+                _count(batch, "total"),
+                moment(batch.get("created_at")),
+            )
+            for batch in found
+        ],
+        whole=("id", "status", "created"),
+        styles=[_BATCH_STYLES.get(str(batch.get("status"))) for batch in found],
+    )
+
+
+def batch(found: dict[str, Any]) -> None:
+    """Print a batch to stdout, a line each."""
+    counts = f"{_count(found, 'completed')} done, {_count(found, 'failed')} failed, of {_count(found, 'total')}"
+    rows = [
+        ("batch", found.get("id")),
+        ("status", found.get("status")),
+        ("endpoint", found.get("endpoint")),
+        ("lines", counts),
+        ("created", moment(found.get("created_at"))),
+        ("expires", moment(found.get("expires_at"))),
+        ("ended", next((moment(found[name]) for name in _BATCH_ENDS if found.get(name)), None)),
+        ("input", found.get("input_file_id")),
+        ("output", found.get("output_file_id")),
+        ("errors", found.get("error_file_id")),
+    ]
+    for name, value in rows:
+        if value not in (None, ""):
+            click.echo(f"{name:<9} {plain(str(value))}")
+
+
+def _count(batch: dict[str, Any], name: str) -> int:
+    return int((batch.get("request_counts") or {}).get(name) or 0)
 
 
 def error_code(job: Job) -> str | None:

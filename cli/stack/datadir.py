@@ -25,6 +25,7 @@ class DataDir:
         self.root = root.absolute()
         self.logs = self.root / "logs"
         self.valkey = self.root / "valkey"
+        self.files = self.root / "files"
         self.run = self.root / "run"
         self.metrics = self.run / "metrics"
         self._lock: int | None = None
@@ -35,7 +36,7 @@ class DataDir:
             self._acquire()
             # Only now: what lies here belongs to the owner, and a stale ready file would be believed.
             shutil.rmtree(self.run, ignore_errors=True)
-            for folder in (self.logs, self.valkey, self.run, self.metrics):
+            for folder in (self.logs, self.valkey, self.files, self.run, self.metrics):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             self._release()

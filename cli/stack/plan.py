@@ -75,6 +75,8 @@ def make(choices: Choices, *, folder: DataDir, environ: Mapping[str, str]) -> Pl
     }
     if not environ.get("PROMPTQ_ENCRYPTION_KEYS"):
         changes["PROMPTQ_ENCRYPTION_KEYS"] = folder.encryption_key()
+    if not environ.get("PROMPTQ_STORAGE"):
+        changes["PROMPTQ_STORAGE"] = str(folder.files)
     if choices.webhook_allow is not None:
         changes["PROMPTQ_WEBHOOK_ALLOW"] = choices.webhook_allow
     if simulated:

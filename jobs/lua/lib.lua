@@ -5,7 +5,7 @@ end
 
 local FIELDS = {
   'v', 'owner', 'kind', 'queue', 'status', 'seq', 'eseq', 'idem', 'claim', 'attempt', 'created', 'deadline', 'head',
-  'strikes', 'retried_as', 'webhook_host', 'stream',
+  'strikes', 'retried_as', 'webhook_host', 'batch', 'line', 'stream',
 }
 
 local function load(id)
@@ -129,20 +129,28 @@ local function unbury(job)
 end
 
 -- The one way to end: every terminal state goes through here. `fields` is a flat list of record fields to set.
+-- A job that is not stored is kept for a short while, and nobody is told of what cannot be looked up.
 local function finish(job, status, fields, at, ttl)
   local was_running = job.status == 'in_progress'
+  local stored = job.kind ~= UNSTORED
+  if not stored then ttl = math.min(ttl, UNSTORED_MS) end
   leave_all(job)
   set_status(job, status)
-  if status == 'failed' then bury(job) end
   redis.call('HINCRBY', key('ended'), status, 1)
   redis.call('HSET', job_key(job.id), 'finished', at, unpack(fields))
   redis.call('HDEL', job_key(job.id), 'retry_at')
+  if job.batch then
+    -- It is kept until it is written into its batch's results, however long that takes; the batch is what is told of.
+    line_ended(job, status, at)
+    return was_running
+  end
+  if status == 'failed' and stored then bury(job) end
   redis.call('PEXPIRE', job_key(job.id), ttl)
   redis.call('ZADD', key('expiring'), at + ttl, purge_member(job))
   if job.idem then redis.call('PEXPIRE', job.idem, ttl) end
   end_stream(job, ttl)
   redis.call('PUBLISH', EVENTS_CHANNEL, job.id .. ' ' .. status)
-  announce(job, status, at)
+  if stored then announce(job, status, at) end
   purge(at, 8)
   return was_running
 end

@@ -3,7 +3,8 @@
 -- Answers {gone}, {newer} (a later release wrote it), {otherwise, its status}, {known, id of the new job}, or {created, its creation (ms), its rank}.
 local id, owner, new, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local job = load(id)
-if not job or job.owner ~= owner then return {'gone'} end
+if not job or job.owner ~= owner or job.kind == UNSTORED then return {'gone'} end
+if job.batch then return {'gone'} end  -- a line of a batch is the batch's
 if tonumber(job.v or SCHEMA_VERSION) > SCHEMA_VERSION then return {'newer'} end
 if job.status ~= 'failed' and job.status ~= 'cancelled' then return {'otherwise', job.status} end
 if job.retried_as and redis.call('EXISTS', job_key(job.retried_as)) == 1 then
@@ -13,7 +14,7 @@ end
 
 local fields = {'retried_from', id}
 for _, name in ipairs({'v', 'endpoint', 'model', 'request', 'metadata', 'background', 'attempt_timeout',
-  'webhook_url', 'webhook_host', 'stream'}) do
+  'webhook_url', 'webhook_host', 'previous', 'history', 'upstream_previous', 'stream'}) do
   local value = redis.call('HGET', job_key(id), name)
   if value then
     fields[#fields + 1] = name

@@ -19,7 +19,7 @@ OFF: Final = "none"
 S3_SCHEME: Final = "s3://"
 #: What ``Storage.read`` gives at once, in bytes.
 CHUNK: Final = 1024 * 1024
-#: What a writer that died has left is taken away after so long (seconds): no upload and no part of a batch takes longer.
+#: What a writer that died has left is taken away after so long (seconds): no upload or part of a batch takes longer.
 ABANDONED_AFTER: Final = 24 * 3600
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
@@ -44,7 +44,7 @@ class Sink(Protocol):
 
 
 class Chunks(Iterator[bytes], Protocol):
-    """The content that is being read, in pieces of at most ``CHUNK`` bytes; to be closed if it is not read to its end."""
+    """Content that is being read, in pieces of at most ``CHUNK`` bytes; to be closed if it is not read to its end."""
 
     def close(self) -> None:
         """Let go of it. May be called twice."""
@@ -70,13 +70,10 @@ class Storage(Protocol):
         """Remove the content, if there is any."""
 
     def keys(self, folder: str, /) -> Iterator[str]:
-        """The keys below a folder (``batches/batch_…``), in no order. What is written or deleted meanwhile may be missed."""
+        """The keys below a folder (``batches/batch_…``), in no order; what comes or goes meanwhile may be missed."""
 
     def sweep(self, older_than: float = ABANDONED_AFTER, /) -> int:
         """Remove what writers that died have left, if it is older than so many seconds; answer how many."""
-
-    def check(self) -> None:
-        """Return if content can be written."""
 
 
 def open_storage(settings: Settings, *, offload: Offload | None = None) -> Storage:
@@ -148,10 +145,6 @@ class NoStorage:
         raise _off()
 
     def sweep(self, older_than: float = ABANDONED_AFTER, /) -> int:
-        """Raises ``StorageOff``."""
-        raise _off()
-
-    def check(self) -> None:
         """Raises ``StorageOff``."""
         raise _off()
 

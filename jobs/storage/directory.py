@@ -106,16 +106,6 @@ class DirectoryStorage:
         with _errors("sweep"):
             return self._offload(remove)
 
-    def check(self) -> None:
-        """As ``Storage.check``."""
-
-        def try_it() -> None:
-            draft = _Draft(self._new_draft(), self._offload)
-            draft.discard()
-
-        with _errors("check"):
-            self._offload(try_it)
-
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
@@ -228,8 +218,8 @@ def _errors(operation: str) -> Iterator[None]:
     except FileNotFoundError as error:
         if operation in ("read", "size"):
             raise ContentMissing("The content of this file is gone.") from error
-        _log.error("storage.failed", operation=operation, error=errno.errorcode.get(error.errno or 0))
+        _log.error("storage.failed", step=operation, error=errno.errorcode.get(error.errno or 0))
         raise unavailable() from error
     except OSError as error:
-        _log.error("storage.failed", operation=operation, error=errno.errorcode.get(error.errno or 0))
+        _log.error("storage.failed", step=operation, error=errno.errorcode.get(error.errno or 0))
         raise unavailable("is full" if error.errno in _FULL else "does not answer") from error

@@ -112,11 +112,6 @@ class S3Storage:
                         aborted += 1
         return aborted
 
-    def check(self) -> None:
-        """As ``Storage.check``: the bucket is there and lets us in."""
-        with _errors("check"):
-            self._client.head_bucket(Bucket=self._bucket)
-
     def _name(self, key: str) -> str:
         return self._prefix + checked_key(key)
 
@@ -158,7 +153,7 @@ class _Upload:
             _abort(self._client, self._where["Bucket"], self._where["Key"], self._id)
         except (ClientError, BotoCoreError) as error:
             # The error that brought us here is the one to tell of; what is left, a sweep takes.
-            _log.warning("storage.failed", operation="abort", error=_name_of(error))
+            _log.warning("storage.failed", step="abort", error=_name_of(error))
 
     def _send(self, part: bytes) -> None:
         with _errors("write"):
@@ -227,5 +222,5 @@ def _errors(operation: str) -> Iterator[None]:
             raise _BeyondTheEnd from error
         if name in _MISSING and operation in ("read", "size"):
             raise ContentMissing("The content of this file is gone.") from error
-        _log.error("storage.failed", operation=operation, error=name)
+        _log.error("storage.failed", step=operation, error=name)
         raise unavailable() from error

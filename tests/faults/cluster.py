@@ -61,6 +61,7 @@ class Cluster:
             "OPENAI_BASE_URL": self.llm,
             "OPENAI_API_KEY": "simulator",
             "PROMPTQ_REDIS_URL": self.redis,
+            "PROMPTQ_STORAGE": str(folder / "files"),
             **SETTINGS,
             **settings,
         }
@@ -206,7 +207,7 @@ class Cluster:
     def _left_to_do(self) -> dict[str, int]:
         sets = [queues.SCHEDULED, queues.LEASES, queues.WEBHOOK_SCHEDULED]
         sets += [queues.backlog_key(queue) for queue in (*queues.QUEUES, queues.WEBHOOKS)]
-        lists = [queues.celery_queue(queue) for queue in queues.QUEUES]
+        lists = [queues.backlog_key(queues.BATCHES), *(queues.celery_queue(queue) for queue in queues.QUEUES)]
         # At one moment: what goes from one to another meanwhile would be in neither.
         with self.store() as client, client.pipeline(transaction=True) as pipe:
             for name in sets:

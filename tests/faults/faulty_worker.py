@@ -3,8 +3,9 @@
 ``taken``: it has a message from the broker, which is written nowhere else yet. ``before_claim``, ``after_claim``,
 ``before_complete``, ``after_complete``: around those steps of the store. ``before_lease``, ``after_lease``,
 ``before_settle``: when it has completed a job and would take the webhook that tells of it, when it has one, when it has
-sent it. ``poison``: whenever it would send the LLM a body with the poison's marker; the processes that it starts for
-single jobs (``worker.alone``) do so, too: they are this module with the job's id as its argument.
+sent it. ``before_batch_STEP``, ``after_batch_STEP``: around any step of ``BatchStore``. ``poison``: whenever it would
+send the LLM a body with the poison's marker; the processes that it starts for single jobs (``worker.alone``) do so,
+too: they are this module with the job's id as its argument.
 """
 
 # ruff: noqa: I001  # the first import patches the standard library for gevent
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 from kombu.transport.virtual import QoS
 
+from jobs.batches import BatchStore
 from jobs.model import Claim
 from jobs.outbox import Outbox
 from jobs.store import JobStore
@@ -103,6 +105,11 @@ def install(point: str) -> None:
         case "poison":
             LLMClient.call = refuse_poison(LLMClient.call)  # type: ignore[method-assign]
             alone_runs.subprocess = FaultyAlone  # type: ignore[attr-defined, assignment]
+        case _ if (step := point.removeprefix("before_batch_")) != point:
+            setattr(BatchStore, step, die)
+        case _ if (step := point.removeprefix("after_batch_")) != point:
+            # A batch that was claimed, not that none was due.
+            setattr(BatchStore, step, after(getattr(BatchStore, step), when=lambda answer: step != "claim" or answer))
         case _:
             raise ValueError(point)
 

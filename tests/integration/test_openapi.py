@@ -55,8 +55,14 @@ def ids(client: httpx2.Client) -> dict[str, str]:
     client.post(f"/v1/webhook_endpoints/{endpoint_id}/test", json={"event_type": "response.failed"}).raise_for_status()
     delivery_id = client.get("/v1/webhook_deliveries").json()["first_id"]
     client.post("/v1/webhook_secret")
+    file = {"purpose": (None, "user_data"), "file": ("known", b"x")}
+    file_id = client.post("/v1/files", files=file).raise_for_status().json()["id"]
     known = {"response_id": response_id, "job_id": job_id, "endpoint_id": endpoint_id, "delivery_id": delivery_id}
-    return {**known, "name": "sim-hang"}
+    lines = {"purpose": (None, "batch"), "file": ("lines", b'{"custom_id": "a line that is no call"}')}
+    input_id = client.post("/v1/files", files=lines).raise_for_status().json()["id"]
+    batch = {"input_file_id": input_id, "endpoint": "/v1/responses", "completion_window": "24h"}
+    batch_id = client.post("/v1/batches", json=batch).raise_for_status().json()["id"]
+    return {**known, "file_id": file_id, "batch_id": batch_id, "name": "sim-hang"}
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,10 @@ def test_no_prompt_is_logged_or_published(client: httpx2.Client, stack: Stack, p
     ids = [submit(client, endpoint="/v1/chat/completions", body=chat(marker, model))["id"] for model in MODELS]
     body = {"model": "sim-failed", "input": marker, "background": True, "instructions": marker}
     ids.append(client.post("/v1/responses", json=body).json()["id"])
+    first = client.post("/v1/responses", json={"model": "sim", "input": marker}).json()["id"]
+    following = {"model": "sim-500", "input": "And then?", "previous_response_id": first}
+    ids.append(client.post("/v1/responses", json={**following, "background": True}).json()["id"])
+    client.post("/v1/responses", json={**following, "store": False})
     client.post("/v1/chat/completions", json=chat(marker, "sim-400"))
     client.post("/generate", json={"prompt": marker})
     for model in ("sim", "sim-stream-error", "sim-breaks-1"):

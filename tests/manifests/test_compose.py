@@ -28,7 +28,7 @@ DIFFERENT = {
     *("PROMPTQ_REDIS_URL", "PROMPTQ_REDIS_USERNAME", "PROMPTQ_REDIS_PASSWORD", "PROMPTQ_ENCRYPTION_KEYS"),
     *("OPENAI_API_KEY", "OPENAI_BASE_URL", "PROMPTQ_API_KEYS", "PROMPTQ_API_KEYS_FILE", "FLOWER_BASIC_AUTH"),
     *("PROMPTQ_WORKER_READY_FILE", "PROMPTQ_SCHEDULER_READY_FILE", "PROMPTQ_HEARTBEAT_FILE"),
-    *("PROMPTQ_DRAIN_SECONDS", "PROMPTQ_API_WORKERS", "REDISCLI_AUTH"),
+    *("PROMPTQ_DRAIN_SECONDS", "PROMPTQ_API_WORKERS", "REDISCLI_AUTH", "PROMPTQ_STORAGE"),
 }
 every_part = pytest.mark.parametrize("name", OUR_OWN)
 
@@ -168,6 +168,16 @@ def test_files_that_are_mounted_are_there() -> None:
         for mount in service.get("volumes", []):
             if mount.startswith("./"):
                 assert (ROOT / mount.split(":")[0]).is_file(), mount
+
+
+def test_those_who_read_and_write_files_share_a_volume() -> None:
+    """API and worker have the same volume, which the place of files is in, and each image has its folder."""
+    for name in ("api", "worker"):
+        (mount,) = SERVICES[name]["volumes"]
+        volume, _, folder = mount.partition(":")
+        assert volume in COMPOSE["volumes"]
+        assert SERVICES[name]["environment"]["PROMPTQ_STORAGE"].startswith(f"{folder}/")
+        assert f"--owner 10001 --group 10001 --mode 0700 {folder}\n" in (ROOT / f"Dockerfile.{name}").read_text()
 
 
 def test_make_env_makes_what_compose_wants(tmp_path: Path) -> None:

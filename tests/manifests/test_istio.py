@@ -133,10 +133,11 @@ each_way_in = pytest.mark.parametrize("at", [FROM_OUTSIDE, FROM_SIDECARS], ids=[
 
 
 def test_the_requests_are_those_of_the_api() -> None:
-    """The doors that make a job take a key, and no others do."""
+    """The doors that make a job, a batch or a file take a key, and no others do."""
     assert {path for _, path, keyed in REQUESTS if keyed} == {
         *("/generate", "/v1/jobs", "/v1/responses"),
         *("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
+        *("/v1/files", "/v1/batches"),
     }
     assert {"GET", "HEAD", "POST", "DELETE", "OPTIONS"} == {method for method, _, _ in REQUESTS}
 

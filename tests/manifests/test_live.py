@@ -18,6 +18,7 @@ import redis
 from cli.stack import valkey
 from jobs import queues
 from tests.faults.cluster import Cluster
+from tests.integration.batching import ended, line, start
 from tests.integration.driving import unique
 from tests.manifests.rendering import PRODUCTION, Object, container, rendered
 from tests.processes import end, eventually, free_port
@@ -47,6 +48,14 @@ for _, name in ipairs(redis.call('KEYS', 'promptq:delivery:*')) do
   local state = redis.call('HGET', name, 'state')
   if state == 'due' or state == 'delivering' then numbers['webhooks'] = (numbers['webhooks'] or 0) + 1 end
 end
+for _, name in ipairs(redis.call('KEYS', 'promptq:batch:*')) do
+  if redis.call('TYPE', name).ok == 'hash' and redis.call('HEXISTS', name, 'tokens') == 1 then
+    local batch = redis.call('HMGET', name, 'status', 'total', 'fed')
+    if ({validating = 1, in_progress = 1, finalizing = 1, cancelling = 1})[batch[1]] then
+      numbers['batches'] = (numbers['batches'] or 0) + 1 + batch[2] - batch[3]
+    end
+  end
+end
 for i, queue in ipairs(ARGV) do counted[i] = numbers[queue] or 0 end
 return {measured, counted}
 """
@@ -72,7 +81,7 @@ def test_what_keda_measures_is_what_there_is_to_do(cluster: Cluster) -> None:
     triggers' lengths are the numbers of waiting and running jobs, recounted from the records; at the end all are 0."""
     names = [trigger["name"] for trigger in triggers()]
     keys = [trigger["metadata"]["listName"] for trigger in triggers()]
-    assert names == [*queues.QUEUES, queues.WEBHOOKS]
+    assert names == [*queues.QUEUES, queues.BATCHES, queues.WEBHOOKS]
     samples: list[tuple[list[int], list[int]]] = []
     done = threading.Event()
 
@@ -107,6 +116,8 @@ def test_what_keda_measures_is_what_there_is_to_do(cluster: Cluster) -> None:
                 if number == 120:
                     cluster.parts["w1"].kill()
                     cluster.start_worker("w3", wait=False, PROMPTQ_CONCURRENCY="10")
+            made_of = start(client, [line(f"l{number}", unique()) for number in range(60)], window="60s")
+            ended(client, made_of["id"])
         cluster.wait_until_idle(within=60)
     finally:
         done.set()

@@ -59,7 +59,7 @@ def test_a_pod_is_restricted(folder: str, workload: Object) -> None:
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     kinds = {kind for volume in spec.get("volumes", []) for kind in volume if kind != "name"}
-    assert kinds <= {"emptyDir", "configMap", "secret"}
+    assert kinds <= {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
 
 
 @each_workload

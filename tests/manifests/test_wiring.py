@@ -168,6 +168,44 @@ def test_only_the_redis_in_the_cluster_gets_a_password_of_ours(
     assert ("sentinels" in made) is ("REDIS_SENTINELS" in given)
 
 
+@pytest.mark.parametrize("folder", [one for one in COMBINATIONS if "files-volume" in one])
+def test_files_on_a_volume_are_where_api_and_workers_look(folder: str) -> None:
+    """API and workers, and nobody else, have the claim, which many nodes may write to, and files are in it."""
+    found = rendered(folder)
+    (claim,) = found.of("PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    having = {}
+    for workload in found.workloads():
+        volumes = {one["name"]: one.get("persistentVolumeClaim") for one in pod(workload).get("volumes", [])}
+        mounts = {one["name"]: one["mountPath"] for one in container(workload).get("volumeMounts", [])}
+        if volumes.get("files"):
+            assert volumes["files"] == {"claimName": claim["metadata"]["name"]}
+            assert found.settings(workload)["PROMPTQ_STORAGE"].startswith(f"{mounts['files']}/")
+            assert pod(workload)["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+            having[workload["metadata"]["name"]] = component(workload)
+    named = {one["metadata"]["name"] for one in found.workloads() if component(one) in ("api", "worker")}
+    assert set(having) == named
+
+
+@pytest.mark.parametrize("folder", [one for one in COMBINATIONS if "files-s3" in one])
+def test_files_in_a_bucket_have_their_key_from_a_secret(folder: str) -> None:
+    """API and workers, and nobody else, have the store's key, and everybody is told of the same bucket."""
+    found = rendered(folder)
+    names = {"PROMPTQ_S3_ACCESS_KEY_ID", "PROMPTQ_S3_SECRET_ACCESS_KEY"}
+    for workload in found.workloads():
+        having = names & {one["name"] for one in container(workload)["env"]}
+        assert having == (names if component(workload) in ("api", "worker") else set())
+        if having:
+            assert Settings(storage=found.settings(workload)["PROMPTQ_STORAGE"]).storage.startswith("s3://")
+
+
+def test_without_a_component_there_are_no_files() -> None:
+    """A pod whose disk is its own alone keeps no files: they would not be found elsewhere."""
+    for folder in (PRODUCTION, DEV, PER_QUEUE):
+        for workload in rendered(folder).workloads():
+            assert rendered(folder).settings(workload).get("PROMPTQ_STORAGE", "none") == "none"
+
+
 @pytest.mark.parametrize("folder", [one for one in COMBINATIONS if "sentinel" in one])
 def test_with_sentinels_everybody_asks_them(folder: str) -> None:
     """Each process that needs Redis knows the Sentinels, may reach them, and KEDA asks them, too."""
@@ -281,7 +319,7 @@ def test_arguments_are_modules_of_the_image() -> None:
 def test_triggers_measure_the_backlogs(folder: str) -> None:
     """Each backlog has one trigger, by the key that the store uses; it is summed in a formula, or stands alone."""
     triggers = [trigger for one in rendered(folder).of("ScaledObject") for trigger in one["spec"]["triggers"]]
-    names = (*queues.QUEUES, queues.WEBHOOKS)
+    names = (*queues.QUEUES, queues.WEBHOOKS, queues.BATCHES)
     assert sorted(one["metadata"]["listName"] for one in triggers) == sorted(map(queues.backlog_key, names))
     for trigger in triggers:
         assert trigger["metadata"]["listName"] == queues.backlog_key(trigger["name"])
@@ -295,11 +333,11 @@ def test_triggers_measure_the_backlogs(folder: str) -> None:
         assert formula is not None or len(named) == 1, "several triggers without a formula give the maximum"
         if formula is not None:
             # What KEDA's expressions make of it is what Python does: sums and min.
-            numbers = dict(zip(sorted(named), (300, 20, 5, 1000), strict=False))
+            numbers = dict(zip(sorted(named), (300, 20, 5, 7, 1000), strict=False))
             target = int(scaled["spec"]["advanced"]["scalingModifiers"]["target"])
             value = eval(formula, {"__builtins__": {}, "min": min}, numbers)  # noqa: S307  # it is our own
             jobs = sum(number for name, number in numbers.items() if name != queues.WEBHOOKS)
-            assert value == jobs + min(numbers[queues.WEBHOOKS], target)
+            assert value == jobs + min(numbers.get(queues.WEBHOOKS, 0), target)
 
 
 @pytest.mark.parametrize("folder", SCALED)

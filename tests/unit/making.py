@@ -186,7 +186,8 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
         fields = {name: record[name.encode()].decode() for name in ("owner", "kind", "status", "queue")}
         leaves["promptq:index:" + ":".join(fields.values())].add(job_id)
         status = JobStatus(fields["status"])
-        if status is JobStatus.FAILED and b"retried_as" not in record:
+        # What is not stored cannot be retried.
+        if status is JobStatus.FAILED and b"retried_as" not in record and fields["kind"] != queues.UNSTORED:
             leaves["promptq:index:" + ":".join({**fields, "status": "dead"}.values())].add(job_id)
             dead.add(job_id)
         assert (client.pttl(queues.job_key(job_id)) > 0) is status.terminal, "only what has ended may expire"

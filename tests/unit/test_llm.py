@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx2
@@ -17,6 +18,7 @@ from jobs.errors import (
     LLMTimeout,
     LLMUnavailable,
     LLMUnreachable,
+    LLMUnsupported,
 )
 from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, JobStatus
 from jobs.settings import Settings
@@ -182,6 +184,36 @@ def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "")
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     assert str(LLMClient.from_settings(Settings())._client.base_url).startswith("https://api.openai.com/v1")
+
+
+def test_an_llm_of_chat_completions_alone_is_asked_for_one() -> None:
+    """With ``chat_alone`` a response goes out as a chat completion and comes back as a response; the rest passes."""
+    seen: list[httpx2.Request] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        choice = {"index": 0, "message": {"role": "assistant", "content": "There."}, "finish_reason": "length"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        return httpx2.Response(
+            200, json={"id": "c", "choices": [choice], "usage": usage}, headers={"x-request-id": "r"}
+        )
+
+    with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        llm = LLMClient(client, chat_alone=True)
+        answer = llm.call(RESPONSES, b'{"model": "m", "input": "Where?", "tools": []}')
+        llm.call(CHAT_COMPLETIONS, b'{ "model": "m" }')
+        with pytest.raises(LLMUnsupported):
+            llm.call(RESPONSES, b'{"model": "m", "input": "x", "tools": [{"type": "web_search"}]}')
+    assert [request.url.path for request in seen] == ["/v1/chat/completions"] * 2
+    assert json.loads(seen[0].content) == {"model": "m", "messages": [{"role": "user", "content": "Where?"}]}
+    assert seen[1].content == b'{ "model": "m" }'
+    response = json.loads(answer.body)
+    assert (answer.status, answer.request_id) == (JobStatus.INCOMPLETE, "r")
+    assert answer.usage == response["usage"]
+    assert answer.usage is not None
+    assert answer.usage["output_tokens"] == 2
+    assert response["output"][0]["content"][0]["text"] == "There."
 
 
 class Chunks(httpx2.SyncByteStream):

@@ -11,23 +11,28 @@ from jobs import queues, scripts
 from jobs.scripts import Scripts
 
 LUA = Path(scripts.__file__).parent / "lua"
-COUNTERS = {"seq", "webhook-seq", "webhook-turn"}
+COUNTERS = {"seq", "webhook-seq", "webhook-turn", "file-seq", "batch-seq"}
 FIXED = {
     *("leases", "scheduled", "deadlines", "expiring", "paused", "tick", "hold", "dead", "ended"),
+    "garbage",
     *("webhook-scheduled", "webhook-leases", "webhook-running", "webhook-slow"),
     *("webhook-turns:fast", "webhook-turns:slow", "backlog:webhooks"),
+    *("batch-due", "backlog:batches"),
 }
 BY_QUEUE = {"waiting:", "backlog:", "claimed:", "held:", "held-messages:"}
 BY_OWNER = {"webhook-endpoints:"}
 BY_JOB = {"stream:", "stream-deltas:"}
 #: What the Lua steps alone know.
-THEIR_OWN = {"webhook-taken:"}
-DENIED = {"create", "resubmit", "endpoint", "secret", "probe"}
+THEIR_OWN = {"webhook-taken:", "held:batches", "file-uses"}
+DENIED = {"create", "resubmit", "endpoint", "secret", "probe", "file_reserve", "file_create", "batch_create"}
 
 
 def test_lua_uses_known_keys_only() -> None:
     """Each key in the Lua sources is one that jobs.queues names (or a counter)."""
-    named = {value for value in vars(queues).values() if isinstance(value, str)} | {queues.backlog_key(queues.WEBHOOKS)}
+    named = {value for value in vars(queues).values() if isinstance(value, str)} | {
+        queues.backlog_key(queues.WEBHOOKS),
+        queues.backlog_key(queues.BATCHES),
+    }
     assert {queues.PREFIX + name for name in FIXED} <= named
     makers = (
         queues.waiting_key,
@@ -50,7 +55,8 @@ def test_lua_uses_known_keys_only() -> None:
 def test_every_lua_file_is_loaded(redis_client: redis.Redis) -> None:
     """Each file in jobs/lua but the library is a step, and each compiles on the server."""
     steps = vars(Scripts(redis_client))
-    assert set(steps) == {file.stem for file in LUA.glob("*.lua")} - {"base", "outbox", "streams", "lib"}
+    library = {"base", "files", "batches", "outbox", "streams", "lib"}
+    assert set(steps) == {file.stem for file in LUA.glob("*.lua")} - library
     for step in steps.values():
         assert redis_client.script_load(step.script)
 

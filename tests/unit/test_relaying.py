@@ -20,6 +20,7 @@ from jobs.settings import Settings
         (CRASHED_ERROR, 500, "server_error"),
         ({"code": "internal_error", "message": "m"}, 500, "server_error"),
         ({"code": "llm_unreachable", "message": "m"}, 502, "server_error"),
+        ({"code": "unsupported_by_llm", "message": "m"}, 400, "invalid_request_error"),
         ({"code": "llm_timeout", "message": "m"}, 504, "server_error"),
         ({"code": "llm_unavailable", "message": "m", "upstream_status": 503}, 503, "server_error"),
         ({"code": "llm_bad_answer", "message": "m", "upstream_status": 200}, 502, "server_error"),

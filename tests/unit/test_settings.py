@@ -157,3 +157,12 @@ def test_only_the_settings_read_the_environment() -> None:
     for name in allowed - {"jobs/settings.py"}:
         lines = [line for line in (ROOT / name).read_text().splitlines() if "os.environ" in line]
         assert all("PROMETHEUS_MULTIPROC_DIR" in line for line in lines)
+
+
+def test_an_llm_of_chat_completions_alone_keeps_no_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks such an LLM to keep conversations is told so at the start."""
+    monkeypatch.setenv("PROMPTQ_LLM_API", "chat")
+    assert (Settings().llm_api, Settings().conversations) == ("chat", "compose")
+    monkeypatch.setenv("PROMPTQ_CONVERSATIONS", "llm")
+    with pytest.raises(ValidationError, match="PROMPTQ_LLM_API=chat"):
+        Settings()

@@ -18,7 +18,14 @@ from openai import OpenAI
 ROOT = Path(__file__).parents[3]
 DEADLINE = 10.0
 ODD_TEXT = 'nul:\x00 tab:\t quote:" ünï 漢字 🧪 \u2028 e\u0301 \x7f end'
-NORMAL = {"latency": 0.0, "tokens_per_second": None, "error_rate": 0.0, "down": False, "arrivals": False}
+NORMAL = {
+    "latency": 0.0,
+    "tokens_per_second": None,
+    "error_rate": 0.0,
+    "down": False,
+    "arrivals": False,
+    "chat_alone": False,
+}
 
 
 class Simulator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 import time
 from typing import Any
@@ -176,3 +177,36 @@ def test_a_stream_is_spaced_by_the_speed(simulator: Simulator, client: OpenAI) -
     assert next(stream).type == "response.created"
     assert [event.type for event in stream][-1] == "response.completed"
     assert time.monotonic() - begun >= 0.2
+
+
+@pytest.mark.usefixtures("simulator")
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_a_tool_model_calls_what_it_is_offered_until_it_has_an_output(client: OpenAI, streamed: bool) -> None:
+    """The function is called with the prompt; its output brings the normal answer, as does having no tools."""
+    function: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    asked: list[Any] = [{"role": "user", "content": ODD_TEXT}]
+    options: Any = {"model": "sim-tool", "tools": [function]}
+    if streamed:
+        with client.chat.completions.stream(messages=asked, **options) as stream:
+            choice = stream.get_final_completion().choices[0]
+    else:
+        choice = client.chat.completions.create(messages=asked, **options).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    (call,) = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("f", {"prompt": ODD_TEXT})
+    said: Any = {"role": "assistant", "tool_calls": [call.model_dump()]}
+    output: Any = {"role": "tool", "tool_call_id": call.id, "content": "done"}
+    for answer in (
+        client.chat.completions.create(messages=[*asked, said, output], **options),
+        chat(client, "sim-tool", ODD_TEXT),
+    ):
+        assert answer.choices[0].message.content == f"Simulated answer to: {ODD_TEXT}"
+
+
+def test_an_llm_of_chat_alone_has_no_responses(simulator: Simulator, client: OpenAI) -> None:
+    """With ``chat_alone`` the Responses API is a 404, and everything else is as it was."""
+    simulator.control(chat_alone=True)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="sim", input="x")
+    assert chat(client, "sim", "x").choices[0].message.content == "Simulated answer to: x"

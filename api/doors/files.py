@@ -1,0 +1,105 @@
+"""``/v1/files``: what batches read and write, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+from flask import Blueprint, Response, jsonify
+
+from api.answers import DeletedFile, FileAnswer, FileList
+from api.bodies import query
+from api.doors.ids import known_file_id
+from api.intake import idempotency_key
+from api.openapi import operation
+from api.rendering import file_answer, page
+from api.requests import FileCreate, FilesQuery
+from api.services import owner, services
+from api.uploads import receive
+from jobs.files import DEFAULT_LIFETIME, NewFile
+
+blueprint = Blueprint("files", __name__)
+
+#: Whatever a file holds, no browser shall take it for a page of ours.
+_HEADERS: Final = {
+    "Content-Type": "application/octet-stream",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+}
+
+
+@blueprint.post("/v1/files")
+@operation(
+    "Upload a file",
+    form=FileCreate,
+    answers={200: FileAnswer},
+    idempotent=True,
+    errors=(408, 501),
+)
+def create() -> Response:
+    """Keep a file, at most PROMPTQ_MAX_FILE_BYTES long. It is written as it comes.
+
+    Those of purpose `batch` expire after 30 days unless you say otherwise, and others not at all.
+    """
+    found = services()
+    key = idempotency_key()
+    upload = receive(found.files, max_bytes=found.settings.max_file_bytes, fingerprint=key is not None)
+    lifetime = upload.form.seconds or DEFAULT_LIFETIME.get(upload.form.purpose)
+    file = found.files.create(
+        NewFile(
+            owner=owner(),
+            filename=upload.filename,
+            purpose=upload.form.purpose,
+            size=upload.size,
+            content=upload.content,
+            lifetime=lifetime,
+            idempotency_key=key,
+            fingerprint=upload.fingerprint,
+        )
+    )
+    return jsonify(file_answer(file))
+
+
+@blueprint.get("/v1/files")
+@operation("List files", answers={200: FileList}, query=FilesQuery, errors=(404,))
+def list_() -> Response:
+    """Your files, newest first unless you say otherwise."""
+    asked = query(FilesQuery)
+    found = services().files.page(
+        owner(),
+        purpose=asked.purpose,
+        ascending=asked.order == "asc",
+        limit=asked.limit,
+        after=known_file_id(asked.after, param="after") if asked.after is not None else None,
+    )
+    return jsonify(page([file_answer(file) for file in found.files], has_more=found.has_more))
+
+
+@blueprint.get("/v1/files/<file_id>")
+@operation("Get a file", answers={200: FileAnswer}, errors=(404,))
+def get(file_id: str) -> Response:
+    """What is known of a file."""
+    return jsonify(file_answer(services().files.get(known_file_id(file_id), owner())))
+
+
+@blueprint.get("/v1/files/<file_id>/content")
+@operation("Get a file's content", answers={200: bytes}, errors=(404, 501))
+def content(file_id: str) -> Response:
+    """The file's bytes, as they came."""
+    files = services().files
+    file = files.get(known_file_id(file_id), owner())
+    response = Response(files.read(file), headers=_HEADERS)
+    response.content_length = file.size
+    # As werkzeug does for files of its own (RFC 6266, appendix D): a plain name for those who know no other.
+    plain = file.filename.encode("ascii", "replace").decode().replace("?", "_")
+    names = {"filename": plain, "filename*": f"UTF-8''{quote(file.filename, safe='')}"}
+    response.headers.set("Content-Disposition", "attachment", **names)
+    return response
+
+
+@blueprint.delete("/v1/files/<file_id>")
+@operation("Delete a file", answers={200: DeletedFile}, errors=(404, 501))
+def delete(file_id: str) -> Response:
+    """Remove a file and its content."""
+    services().files.delete(known_file_id(file_id), owner())
+    return jsonify({"id": file_id, "object": "file", "deleted": True})

@@ -1,0 +1,97 @@
+"""What became of each line, in the order of the input, with what stood beside its prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from cli.batches.prompts import Item
+
+#: A line's ``custom_id``; of one that has none its number.
+Name = str | int
+
+
+def failed(line: Mapping[str, Any]) -> bool:
+    """Whether a line of results brings no answer."""
+    response = line.get("response")
+    return line.get("error") is not None or not isinstance(response, dict) or response.get("status_code") != 200
+
+
+def failed_ids(results: Path) -> set[str]:
+    """The ``custom_id`` of each line that has failed; those without one cannot be run again."""
+    with results.open("rb") as opened:
+        lines = (json.loads(raw) for raw in opened)
+        return {line["custom_id"] for line in lines if failed(line) and isinstance(line.get("custom_id"), str)}
+
+
+def tally(results: Path) -> tuple[int, int]:
+    """How many lines have an answer, and how many have not."""
+    counts = [0, 0]
+    with results.open("rb") as opened:
+        for raw in opened:
+            counts[failed(json.loads(raw))] += 1
+    return counts[0], counts[1]
+
+
+@dataclass
+class Results:
+    """Lines of several files, of which the last that names a line has the say."""
+
+    files: list[Path] = field(default_factory=list)
+    #: In which file each line is, and from which byte on.
+    places: dict[Name, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, file: Path) -> None:
+        """Take the lines of a file."""
+        self.files.append(file)
+        offset = 0
+        with file.open("rb") as opened:
+            for raw in opened:
+                if raw.strip():
+                    self.places[_name_of(json.loads(raw), len(self.places))] = (len(self.files) - 1, offset)
+                offset += len(raw)
+
+    def write(self, target: Path, items: Iterable[Item]) -> None:
+        """Write all lines to ``target``, whole or not at all."""
+        draft = target.with_name(f"{target.name}.draft")
+        opened = [file.open("rb") for file in self.files]
+        try:
+            with draft.open("wb") as out:
+                for line in self._in_order(items, opened):
+                    out.write(json.dumps(line).encode("ascii") + b"\n")
+                out.flush()
+                os.fsync(out.fileno())
+            draft.replace(target)
+        finally:
+            for file in opened:
+                file.close()
+            draft.unlink(missing_ok=True)
+
+    def _in_order(self, items: Iterable[Item], opened: Sequence[IO[bytes]]) -> Iterator[dict[str, Any]]:
+        left = dict(self.places)
+        for item in items:
+            place = left.pop(item.custom_id, None) if item.custom_id is not None else None
+            if place is not None:
+                line = _line_at(place, opened)
+                yield {**line, "metadata": item.metadata} if item.metadata is not None else line
+        for place in left.values():
+            yield _line_at(place, opened)
+
+
+def _line_at(place: tuple[int, int], opened: Sequence[IO[bytes]]) -> dict[str, Any]:
+    file, offset = place
+    opened[file].seek(offset)
+    line: dict[str, Any] = json.loads(opened[file].readline())
+    return line
+
+
+def _name_of(line: Mapping[str, Any], number: int) -> Name:
+    custom_id = line.get("custom_id")
+    if isinstance(custom_id, str):
+        return custom_id
+    error = line.get("error")
+    return int(error["line"]) if isinstance(error, dict) and isinstance(error.get("line"), int) else -1 - number

@@ -1,0 +1,166 @@
+"""The lines of a batch's file: each is a call to make, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from jobs import strict_json
+from jobs.bodies import BODIES, OURS
+from jobs.model import Endpoint
+
+#: OpenAI's limit of lines in a batch.
+MAX_LINES: Final = 50_000
+_MAX_CUSTOM_ID: Final = 512
+#: Of a line that is too long, as much is kept as its ``custom_id`` is looked for in.
+_HEAD: Final = 64 * 1024
+_BOM: Final = b"\xef\xbb\xbf"
+_CUSTOM_ID: Final = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+_PROMPTS: Final = ("input", "messages", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class RawLine:
+    """A line that is not blank, as it stands in the file."""
+
+    #: Counted from 1, blank lines too.
+    number: int
+    #: Its bytes without the end of line; of one that is too long, how it begins.
+    raw: bytes
+    too_long: bool
+    #: Where the next line begins, in bytes from the beginning of the file.
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A call to make."""
+
+    number: int
+    custom_id: str
+    model: str
+    #: The body for the LLM, as JSON.
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """Why a line is no call; ``custom_id`` is None where it cannot be told."""
+
+    number: int
+    custom_id: str | None
+    code: str
+    message: str
+    param: str | None = None
+
+
+def read_lines(chunks: Iterable[bytes], *, offset: int = 0, number: int = 0, longest: int) -> Iterator[RawLine]:
+    """The lines of a file that is read in pieces, from the byte ``offset`` on, where line ``number`` has ended.
+
+    At most ``longest`` bytes of a line are held at once, and of one that is longer only how it begins.
+    """
+    growing = _Growing(longest)
+    for chunk in chunks:
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            growing.add(chunk[start:end])
+            offset, number, start = offset + growing.size + 1, number + 1, end + 1
+            if line := growing.line(number, offset):
+                yield line
+            growing = _Growing(longest)
+        growing.add(chunk[start:])
+    if line := growing.line(number + 1, offset + growing.size):
+        yield line
+
+
+class _Growing:
+    """A line of which some has been read."""
+
+    def __init__(self, longest: int) -> None:
+        self.size = 0
+        self._longest = longest
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        before, self.size = self.size, self.size + len(piece)
+        if self.size <= self._longest:
+            self._pieces.append(piece)
+        elif before <= self._longest:
+            self._pieces = [b"".join((*self._pieces, piece))[:_HEAD]]
+
+    def line(self, number: int, end: int) -> RawLine | None:
+        raw, too_long = b"".join(self._pieces), self.size > self._longest
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        return RawLine(number, raw, too_long, end) if too_long or raw.strip() else None
+
+
+def head(line: RawLine) -> tuple[dict[str, Any], str] | BadLine:
+    """The line as an object and its ``custom_id``, with nothing else looked at."""
+    if line.too_long:
+        return BadLine(line.number, _found_id(line.raw), "line_too_long", "The line is longer than a request may be.")
+    try:
+        sent = strict_json.loads(line.raw)
+    except UnicodeDecodeError:
+        return BadLine(line.number, _found_id(line.raw), "invalid_encoding", "The line is not valid UTF-8.")
+    except ValueError:
+        return BadLine(line.number, _found_id(line.raw), "invalid_json_line", "The line is not valid JSON.")
+    if not isinstance(sent, dict):
+        return BadLine(line.number, None, "invalid_json_line", "The line is not a JSON object.")
+    custom_id = sent.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= _MAX_CUSTOM_ID:
+        message = f"'custom_id' must be a text of 1 to {_MAX_CUSTOM_ID} characters."
+        return BadLine(line.number, None, "missing_required_parameter", message, "custom_id")
+    return sent, custom_id
+
+
+def parse(line: RawLine, endpoint: Endpoint, *, max_prompt_bytes: int) -> Line | BadLine:
+    """The call that the line asks for, of a batch of this endpoint."""
+    found = head(line)
+    if isinstance(found, BadLine):
+        return found
+    sent, custom_id = found
+
+    def bad(code: str, message: str, param: str) -> BadLine:
+        return BadLine(line.number, custom_id, code, message, param)
+
+    if sent.get("method") != "POST":
+        return bad("invalid_method", "'method' must be 'POST'.", "method")
+    if sent.get("url") != endpoint:
+        return bad("mismatched_url", f"'url' must be the batch's endpoint, '{endpoint}'.", "url")
+    body = sent.get("body")
+    if not isinstance(body, dict):
+        return bad("invalid_request", "'body' must be an object.", "body")
+    for name in ("stream", "background", "previous_response_id", "promptq"):
+        if body.get(name):
+            return bad("unsupported_parameter", f"'{name}' is not for a line of a batch.", f"body.{name}")
+    try:
+        model = BODIES[endpoint].model_validate(body).model
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(["body", *map(str, first["loc"])])
+        return bad("invalid_request", f"'{where}': {first['msg']}.", where)
+    if len(line.raw) > max_prompt_bytes and any(
+        name in body
+        and len(json.dumps(body[name], ensure_ascii=False).encode("utf-8", "surrogatepass")) > max_prompt_bytes
+        for name in _PROMPTS
+    ):
+        return bad("payload_too_large", f"The prompt has more than {max_prompt_bytes} bytes.", "body")
+    request = json.dumps({name: value for name, value in body.items() if name not in OURS}, separators=(",", ":"))
+    return Line(line.number, custom_id, model, request.encode("ascii"))
+
+
+def _found_id(raw: bytes) -> str | None:
+    found = _CUSTOM_ID.search(raw[:_HEAD])
+    if found is None:
+        return None
+    try:
+        custom_id = json.loads(found[1])
+    except ValueError:
+        return None
+    return custom_id if isinstance(custom_id, str) and 0 < len(custom_id) <= _MAX_CUSTOM_ID else None

@@ -1,0 +1,11 @@
+-- A batch's file was looked through: its lines can be fed. ARGV: id, claim id, lease in ms, how many lines there are.
+-- Answers done or fenced.
+local id, claim, lease, total = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if not hold_batch(id, claim, lease) then return 'fenced' end
+local known = redis.call('HMGET', batch_key(id), 'status', 'in_progress_at')
+if known[2] then return 'done' end  -- a replay after a lost reply
+-- One that was cancelled meanwhile has its lines told of as cancelled.
+if known[1] == 'validating' then redis.call('HSET', batch_key(id), 'status', 'in_progress') end
+redis.call('HSET', batch_key(id), 'in_progress_at', now(), 'total', total)
+count_tokens(id, total)
+return 'done'

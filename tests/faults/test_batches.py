@@ -1,0 +1,106 @@
+"""Batches under fire: whatever is killed in whichever phase, every line stands exactly once in the two files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.faults.cluster import LATENCY
+from tests.faults.room import Room
+from tests.integration.batching import check_books, ended, line, read, start
+from tests.integration.driving import calls_of, messages, unique
+from tests.processes import eventually, free_port
+from tests.unit.making import check_invariants
+
+SIGKILLED = -9
+
+
+def some_lines(count: int) -> list[dict[str, Any]]:
+    return [line(f"line-{number}", unique()) for number in range(count)]
+
+
+def prompt_of(sent: dict[str, Any]) -> str:
+    return str(sent["body"]["messages"][0]["content"])
+
+
+def conclude(room: Room, batch_id: str, lines: list[dict[str, Any]], status: str = "completed") -> dict[str, Any]:
+    """The batch once it has ended, its books in order."""
+    batch = ended(room.client, batch_id, within=60)
+    assert batch["status"] == status
+    check_books(room.client, batch, [one["custom_id"] for one in lines])
+    room.cluster.wait_until_idle()
+    check_invariants(room.store)
+    return batch
+
+
+POINTS = (
+    *("after_batch_claim", "after_batch_begin", "before_batch_feed", "after_batch_feed", "before_batch_part_written"),
+    *("after_batch_part_written", "after_batch_finalize", "before_batch_end", "after_batch_end"),
+)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_killed_in_any_phase(room: Room, point: str) -> None:
+    """Another goes on from what was written down; no line is asked for twice, unless its call died with the worker.
+
+    The batch has a small window: it is fed in many portions, and its results are many parts.
+    """
+    port = free_port()
+    room.cluster.start_api("small", port=port, PROMPTQ_BATCH_WINDOW="10")
+    lines = some_lines(60)
+    room.cluster.start_worker("faulty", fault=point)
+    with room.cluster.client(base_url=f"http://127.0.0.1:{port}") as client:
+        made = start(client, lines)
+    assert room.cluster.parts["faulty"].died(within=40) == SIGKILLED
+    room.cluster.start_worker("w1")
+    conclude(room, made["id"], lines)
+    calls = [calls_of(room.cluster, messages(prompt_of(one))) for one in lines]  # type: ignore[arg-type]
+    assert all(1 <= count <= 2 for count in calls)
+
+
+def test_workers_are_killed_one_after_the_other(room: Room) -> None:
+    """kill -9 again and again while a batch runs: it ends all the same, each line once."""
+    lines = some_lines(150)
+    room.cluster.set_latency(0.3)
+    made = start(room.client, lines)
+    for number in range(4):
+        name = f"w{number}"
+        before = read(room.client, made["id"])["request_counts"]["completed"]
+        room.cluster.start_worker(name, PROMPTQ_CONCURRENCY="10")
+        eventually(
+            lambda before=before: read(room.client, made["id"])["request_counts"]["completed"] > before + 5, within=40
+        )
+        room.cluster.parts[name].kill()
+    room.cluster.set_latency(LATENCY)
+    room.cluster.start_workers("a", "b")
+    conclude(room, made["id"], lines)
+
+
+@pytest.mark.parametrize("step", ["close", "part_written", "end"])
+def test_a_worker_killed_while_a_batch_is_cancelled(room: Room, step: str) -> None:
+    """Every line is told of once, the answered ones with their answers."""
+    lines = some_lines(5) + [line(f"hang-{number}", unique(), model="sim-hang") for number in range(30)]
+    room.cluster.start_worker("w1", PROMPTQ_CONCURRENCY="10")
+    made = start(room.client, lines)
+    eventually(lambda: read(room.client, made["id"])["request_counts"]["completed"] == 5, within=30)
+    room.cluster.parts["w1"].kill()
+    room.cluster.start_worker("faulty", fault=f"after_batch_{step}")
+    assert room.client.post(f"/v1/batches/{made['id']}/cancel").status_code == 200
+    assert room.cluster.parts["faulty"].died(within=40) == SIGKILLED
+    room.cluster.start_worker("w2")
+    batch = conclude(room, made["id"], lines, "cancelled")
+    assert batch["request_counts"]["completed"] == 5
+
+
+def test_redis_is_restarted_while_a_batch_runs(room: Room) -> None:
+    """Workers go on when it is back."""
+    lines = some_lines(80)
+    room.cluster.set_latency(0.3)
+    room.cluster.start_worker("w1", PROMPTQ_CONCURRENCY="10")
+    made = start(room.client, lines)
+    eventually(lambda: read(room.client, made["id"])["request_counts"]["completed"] > 5, within=30)
+    room.cluster.parts["redis"].stop()
+    room.cluster.start_redis()
+    room.cluster.set_latency(LATENCY)
+    conclude(room, made["id"], lines)

@@ -1,0 +1,182 @@
+"""``/v1/responses`` on an LLM that speaks chat completions alone, through the unchanged SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests import processes
+from tests.integration.conftest import QUICK_RETRIES, own_database
+from tests.integration.driving import calls_of, unique
+from tests.integration.test_sdk import Sdk
+from tests.integration.test_streams import TEXT, every, numbered, text_of
+from tests.processes import Stack
+
+TOOL = {
+    "type": "function",
+    "name": "weather",
+    "description": "What it is like there.",
+    "parameters": {"type": "object", "properties": {"prompt": {"type": "string"}}},
+    "strict": False,
+}
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose LLM answers 404 at ``/v1/responses``."""
+    settings = {"PROMPTQ_LLM_API": "chat", **QUICK_RETRIES, **own_database(5)}
+    folder = tmp_path_factory.mktemp("chatting")
+    with processes.stack(folder, "--no-flower", "--simulator-latency", "0.01", **settings) as stack:
+        control = stack.llm.removesuffix("/v1") + "/control"
+        httpx2.post(control, json={"chat_alone": True}).raise_for_status()
+        assert httpx2.post(f"{stack.llm}/responses", json={"model": "sim", "input": "x"}).status_code == 404
+        yield stack
+
+
+@pytest.fixture(params=["sync", "async"])
+def sdk(request: pytest.FixtureRequest, chatting: Stack) -> Iterator[Sdk]:
+    """The SDK on that stack, which tries nothing twice."""
+    options = {"base_url": f"{chatting.api}/v1", "api_key": chatting.api_key, "max_retries": 0}
+    if request.param == "sync":
+        with openai.OpenAI(**options) as client:
+            yield Sdk(client, None)
+        return
+    with asyncio.Runner() as runner:
+        client = openai.AsyncOpenAI(**options)
+        yield Sdk(client, runner)
+        runner.run(client.close())
+
+
+def test_a_response_is_answered_in_translation(sdk: Sdk, chatting: Stack) -> None:
+    """Text, usage and what was asked are those of a response, for one chat completion."""
+    prompt = unique()
+    created = sdk(
+        lambda client: client.responses.create(
+            model="sim", input=prompt, instructions="Be brief.", background=True, metadata={"a": "b"}
+        )
+    )
+    response = sdk.until(created.id, "completed")
+    assert response.output_text == f"Simulated answer to: {prompt}"
+    assert (response.id, response.model, response.metadata) == (created.id, "sim", {"a": "b"})
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens > 0
+    assert response.instructions == "Be brief."
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]
+    assert calls_of(chatting, asked) == 1
+    cut = sdk(lambda client: client.responses.create(model="sim-incomplete", input=unique()))
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+def test_a_function_is_called_and_its_output_answered(sdk: Sdk, chatting: Stack) -> None:
+    """A tool call of a chat completion is an item; its output, with the response before, brings the answer."""
+    prompt = unique()
+    first = sdk(lambda client: client.responses.create(model="sim-tool", input=prompt, tools=[TOOL]))
+    (call,) = first.output
+    assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "weather", {"prompt": prompt})
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    second = sdk(
+        lambda client: client.responses.create(
+            model="sim-tool", input=[output], tools=[TOOL], previous_response_id=first.id
+        )
+    )
+    assert second.output_text == f"Simulated answer to: {prompt}"
+    function = {"name": call.name, "arguments": call.arguments}
+    asked = [
+        {"role": "user", "content": prompt},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": call.call_id, "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": call.call_id, "content": "sunny"},
+    ]
+    assert calls_of(chatting, asked) == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_stream_is_told_in_translation(sdk: Sdk, chatting: Stack, background: bool) -> None:
+    """The chunks of a chat completion are the events of a response, which can be had again afterwards."""
+    prompt = unique()
+    events = every(
+        sdk, lambda client: client.responses.create(model="sim", input=prompt, stream=True, background=background)
+    )
+    assert numbered(events) == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events if event.type != TEXT]
+    assert kinds[: 1 + background] == ["created", "queued"][: 1 + background]
+    assert kinds[1 + background :] == [
+        *("in_progress", "output_item.added", "content_part.added", "output_text.done", "content_part.done"),
+        *("output_item.done", "completed"),
+    ]
+    assert text_of(events) == events[-1].response.output_text == f"Simulated answer to: {prompt}"
+    assert events[-1].response.usage.output_tokens > 0
+    response_id = events[-1].response.id
+    assert sdk(lambda client: client.responses.retrieve(response_id)).output == events[-1].response.output
+    again = every(sdk, lambda client: client.responses.retrieve(response_id, stream=True, starting_after=4))
+    assert again[0].sequence_number > 4
+    assert again[-1] == events[-1]
+    assert calls_of(chatting, [{"role": "user", "content": prompt}]) == 1
+
+
+def test_a_function_call_is_streamed(sdk: Sdk, chatting: Stack) -> None:
+    """The arguments of a call come in pieces, and the call can be answered in the next turn."""
+    prompt = unique()
+    events = every(
+        sdk, lambda client: client.responses.create(model="sim-tool", input=prompt, tools=[TOOL], stream=True)
+    )
+    pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    (call,) = events[-1].response.output
+    assert "".join(pieces) == call.arguments == json.dumps({"prompt": prompt}, separators=(",", ":"))
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    following = every(
+        sdk,
+        lambda client: client.responses.create(
+            model="sim-tool", input=[output], tools=[TOOL], previous_response_id=events[-1].response.id, stream=True
+        ),
+    )
+    assert text_of(following) == f"Simulated answer to: {prompt}"
+    assert following[-1].response.previous_response_id == events[-1].response.id
+
+
+def test_a_stream_that_breaks_off_is_tried_again(sdk: Sdk, chatting: Stack) -> None:
+    """A chat completion that is cut in its middle is no answer: the response fails after its attempts."""
+    prompt = unique()
+    events = every(
+        sdk,
+        lambda client: client.responses.create(model="sim-truncated", input=prompt, stream=True, background=True),
+    )
+    assert events[-1].type in ("response.failed", "error")
+    assert calls_of(chatting, [{"role": "user", "content": prompt}]) > 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0.type"),
+    ],
+)
+def test_what_chat_completions_cannot_say_is_refused(
+    sdk: Sdk, chatting: Stack, asked: dict[str, Any], param: str
+) -> None:
+    """It is a 400 that names what is at fault, before anything is queued or paid for."""
+    calls = chatting.stats()["calls"]
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk(lambda client: client.responses.create(**{"model": "sim", "input": "x", "background": True, **asked}))
+    assert (caught.value.code, caught.value.param) == ("unsupported_by_llm", param)
+    assert chatting.stats()["calls"] == calls
+
+
+def test_the_llms_refusal_is_relayed(sdk: Sdk) -> None:
+    """An error of the chat completion is the response's."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk(lambda client: client.responses.create(model="sim-400", input=unique()))
+    assert caught.value.param == "temperature"
+    with pytest.raises(openai.APIStatusError) as bad:
+        sdk(lambda client: client.responses.create(model="sim-wrong-shape", input=unique()))
+    assert bad.value.status_code == 502

@@ -1,0 +1,226 @@
+"""The books of a batch: each step once, by whoever has the batch, and what KEDA counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from jobs import queues
+from jobs.batch_lines import BadLine, Line
+from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch, NewBatch
+from jobs.broker import MessageMaker
+from jobs.errors import NotFound
+from jobs.files import FileStore, NewFile
+from jobs.model import CHAT_COMPLETIONS, JobStatus, Outcome
+from jobs.redis_clients import worker_client
+from jobs.scripts import Scripts
+from jobs.settings import Settings
+from jobs.storage.directory import DirectoryStorage
+from jobs.store import JobStore
+from tests.unit.making import check_invariants
+
+BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
+
+
+class Desk:
+    """A store of jobs, of batches and of files on one Redis."""
+
+    def __init__(self, client: redis.Redis, messages: MessageMaker, folder: Path) -> None:
+        self.redis = client
+        self.jobs = JobStore(client, messages, result_ttl=3600, batch_rules=BatchRules(window=4, lease_seconds=1))
+        self.batches: BatchStore = self.jobs.batches
+        self.files = FileStore(client, Scripts(client), DirectoryStorage(folder))
+
+    def upload(self) -> tuple[str, str]:
+        content = self.files.reserve()
+        with self.files.storage.writer(content) as sink:
+            sink.write(b"line\n")
+        file = self.files.create(
+            NewFile(owner="ann", filename="a", purpose="batch", size=5, content=content, lifetime=3600)
+        )
+        return file.id, content
+
+    def make(self, window: int = 3600) -> HeldBatch:
+        """A batch that is held."""
+        file_id, content = self.upload()
+        self.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, f"{window}s", window))
+        held = self.batches.claim()
+        assert held is not None
+        return held
+
+    def begun(self, total: int = 3) -> HeldBatch:
+        held = self.make()
+        self.batches.begin(held, total)
+        return self.batches.renew(held)
+
+    @property
+    def backlog(self) -> int:
+        return int(self.redis.llen(queues.backlog_key(queues.BATCHES)))
+
+
+@pytest.fixture
+def desk(redis_client: redis.Redis, redis_url: str, messages: MessageMaker, tmp_path: Path) -> Iterator[Desk]:
+    client = worker_client(Settings(redis_url=redis_url))
+    yield Desk(client, messages, tmp_path)
+    client.close()
+
+
+def a_line(number: int) -> Line:
+    return Line(number, f"c{number}", "sim", BODY)
+
+
+def finish_jobs(desk: Desk, status: JobStatus = JobStatus.COMPLETED) -> None:
+    """End every job that waits."""
+    for job_id in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1):
+        claim = desk.jobs.claim(job_id.decode(), "k" + job_id.decode(), lease_seconds=9, worker="w")
+        assert not isinstance(claim, str)
+        assert desk.jobs.complete(claim, Outcome(status, b"{}" if status is JobStatus.COMPLETED else None)) == "done"
+
+
+def test_the_backlog_is_what_is_left_to_do(desk: Desk) -> None:
+    """One for the batch, one for each line that is no job yet; the jobs are in the backlog of bulk."""
+    assert desk.backlog == 0
+    held = desk.make()
+    assert desk.backlog == 1
+    desk.batches.begin(held, 3)
+    assert desk.backlog == 4
+    held = desk.batches.renew(held)
+    assert desk.batches.feed(held, [a_line(1), a_line(2)], offset=10, number=2)
+    assert (desk.backlog, desk.redis.zcard(queues.backlog_key(queues.BULK))) == (2, 2)
+    held = desk.batches.renew(held)
+    assert desk.batches.feed(held, [a_line(3)], offset=15, number=3)
+    finish_jobs(desk)
+    held = desk.batches.renew(held)
+    members = [line.member for line in desk.batches.ended_lines(held.batch, 10)]
+    desk.batches.part_written(held, "p:3:0", members)
+    assert desk.batches.finalize(held) == ["p:3:0"]
+    assert desk.backlog == 1
+    desk.batches.end(held, BatchStatus.COMPLETED, {"out": (desk.files.reserve(), 7)})
+    assert desk.backlog == 0
+    batch = desk.batches.get(held.batch.id, "ann")
+    assert (batch.status, batch.completed, batch.failed, batch.total) == (BatchStatus.COMPLETED, 3, 0, 3)
+    assert desk.files.get(str(batch.output_file_id), "ann").size == 7
+    assert check_invariants(desk.redis) == {}
+
+
+def test_a_paused_bulk_keeps_no_worker_for_a_batch(desk: Desk) -> None:
+    """What is left of its batches is put aside, too, whatever happens to them meanwhile."""
+    held = desk.begun(5)
+    desk.jobs.queues.pause("bulk")
+    assert desk.backlog == 0
+    desk.batches.feed(held, [a_line(1)], offset=5, number=1)
+    second = desk.make()
+    assert desk.backlog == 0
+    desk.jobs.queues.resume("bulk")
+    assert desk.backlog == 1 + 4 + 1
+    desk.batches.fail(second, [])
+    assert desk.backlog == 5
+
+
+def test_each_step_counts_once(desk: Desk) -> None:
+    """Redis may have done what it gave no answer to: the same step again changes nothing."""
+    held = desk.begun(4)
+    desk.batches.begin(held, 4)
+    for _ in range(2):
+        assert desk.batches.feed(held, [a_line(1), BadLine(2, "c2", "code", "why")], offset=10, number=2)
+    assert desk.backlog == 3
+    held = desk.batches.renew(held)
+    assert (held.batch.fed, held.batch.offset, held.batch.line, held.batch.failed) == (2, 10, 2, 1)
+    finish_jobs(desk)
+    lines = list(desk.batches.ended_lines(held.batch, 10))
+    assert [(line.custom_id, line.status) for line in lines] == [("c1", "completed"), ("c2", "failed")]
+    for _ in range(2):
+        desk.batches.part_written(held, "a", [line.member for line in lines])
+        desk.batches.part_written(held, "b", [], skipped=2, offset=20, number=4)
+    assert desk.batches.finalize(desk.batches.renew(held)) == ["a", "b"]
+    assert desk.redis.exists(queues.job_key(lines[0].member)) == 0
+    for _ in range(2):
+        desk.batches.end(held, BatchStatus.COMPLETED, {})
+    batch = desk.batches.get(held.batch.id, "ann")
+    assert (batch.completed, batch.failed, batch.total) == (1, 3, 4)
+    assert desk.backlog == 0
+
+
+STEPS: dict[str, Callable[[BatchStore, HeldBatch], Any]] = {
+    "renew": lambda store, held: store.renew(held),
+    "begin": lambda store, held: store.begin(held, 3),
+    "fail": lambda store, held: store.fail(held, []),
+    "feed": lambda store, held: store.feed(held, [a_line(1)], offset=1, number=1),
+    "part_written": lambda store, held: store.part_written(held, "p", []),
+    "close": lambda store, held: store.close(held, {}),
+    "finalize": lambda store, held: store.finalize(held),
+    "end": lambda store, held: store.end(held, BatchStatus.COMPLETED, {}),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_worker_that_has_lost_the_batch_changes_nothing(desk: Desk, step: str) -> None:
+    """Its lease ran out and another has the batch: whatever it does is refused."""
+    held = desk.begun()
+    assert desk.batches.claim() is None
+    desk.redis.zadd(queues.BATCH_DUE, {held.batch.id: 1})
+    other = desk.batches.claim()
+    assert other is not None
+    with pytest.raises(Fenced):
+        STEPS[step](desk.batches, held)
+    desk.batches.release(held)
+    assert desk.batches.renew(other).batch.status is BatchStatus.IN_PROGRESS
+    assert desk.batches.claim() is None
+
+
+def test_a_batch_that_was_let_go_comes_back_when_something_happens(desk: Desk) -> None:
+    """Cancelled, or when enough of its jobs have ended; also if that was while it was held."""
+    held = desk.begun()
+    desk.batches.release(held)
+    assert desk.batches.claim() is None
+    desk.batches.cancel(held.batch.id, "ann")
+    again = desk.batches.claim()
+    assert again is not None
+    assert (again.batch.status, again.batch.ending) == (BatchStatus.CANCELLING, "cancelled")
+    other = desk.begun(1)
+    assert desk.batches.feed(other, [a_line(1)], offset=1, number=1)
+    finish_jobs(desk)
+    assert desk.batches.claim() is None
+    desk.batches.release(other)
+    woken = desk.batches.claim()
+    assert woken is not None
+    assert woken.batch.id == other.batch.id
+
+
+def test_a_batch_whose_time_is_over_is_told_so(desk: Desk) -> None:
+    """It is due then, whatever it waits for."""
+    file_id, content = desk.upload()
+    batch_id = desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, "0s", 0))
+    held = desk.batches.claim()
+    assert held is not None
+    assert (held.batch.id, held.batch.ending) == (batch_id, "expired")
+
+
+def test_a_line_is_nobodys_job(desk: Desk) -> None:
+    """It is not listed, not a dead letter, and cannot be deleted or retried; its end is told to the batch alone."""
+    held = desk.begun(1)
+    desk.batches.feed(held, [a_line(1)], offset=1, number=1)
+    (job_id,) = desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)
+    finish_jobs(desk, JobStatus.FAILED)
+    assert desk.jobs.list("ann").jobs == []
+    assert desk.jobs.dead_letters("ann").jobs == []
+    with pytest.raises(NotFound):
+        desk.jobs.delete(job_id.decode(), "ann")
+    with pytest.raises(NotFound):
+        desk.jobs.resubmit(job_id.decode(), "ann")
+    assert desk.redis.pttl(queues.job_key(job_id.decode())) == -1, "it is kept until it stands in a part"
+
+
+def test_a_file_that_a_batch_needs_outlives_its_record(desk: Desk) -> None:
+    """Deleted, its content stays until the batch has ended, and goes then."""
+    held = desk.begun()
+    desk.files.delete(held.batch.input_file_id, "ann")
+    desk.files.purge_expired()
+    assert b"".join(desk.files.storage.read(held.batch.input_content)) == b"line\n"
+    desk.batches.end(held, BatchStatus.COMPLETED, {})
+    desk.files.purge_expired()
+    assert list(desk.files.storage.keys("files")) == []

@@ -1,0 +1,381 @@
+"""Brings batches forward, one at a time in each worker: validates, feeds, gathers, and puts the files together.
+
+Whatever dies, another worker goes on from what the last atomic step has written down. A part of the results counts once
+its name is in the batch's books; the name is its claim's own, so that what a fenced worker writes counts for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import structlog
+
+from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
+from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
+from jobs.errors import ContentMissing, Unavailable
+from jobs.files import FileStore
+from jobs.storage import Sink
+from worker.batches.results import is_output, result_line, unfed_line
+
+_log = structlog.get_logger("promptq.worker")
+
+#: Lines that become jobs in one step: it holds Redis up for some ten milliseconds.
+_PORTION: Final = 50
+#: Bytes of requests in one step.
+_PORTION_BYTES: Final = 1024 * 1024
+#: Lines of results in a part.
+_PART: Final = 500
+_PART_UNFED: Final = 5000
+#: Bytes of results that are written at once.
+_GATHERED: Final = 256 * 1024
+#: After so many lines others have their turn.
+_BREATH: Final = 10
+#: Errors of a file that a batch tells of.
+_MAX_ERRORS: Final = 100
+_ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
+    BatchStatus.CANCELLED: {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
+    BatchStatus.EXPIRED: {
+        "code": "batch_expired",
+        "message": "The batch's completion_window ended before this line was done.",
+    },
+}
+_FILE_GONE: Final = {"code": "file_not_found", "message": "The batch's input file is gone."}
+
+
+class _Unusable(Exception):
+    """Raised when a batch's file cannot be used at all."""
+
+    def __init__(self, *errors: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.errors = errors
+
+
+@dataclass(slots=True, kw_only=True)
+class Tender:
+    """One per worker process."""
+
+    batches: BatchStore
+    files: FileStore
+    #: Longest line, and longest prompt in one, in bytes.
+    max_line_bytes: int
+    max_prompt_bytes: int
+    poll_seconds: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+    #: Lets others have their turn.
+    breathe: Callable[[], None] = lambda: None
+    closed: bool = False
+    _written: int = field(default=0)
+    #: What was written for a part that is not in the books yet.
+    _pending: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Look for due batches until it is closed; whatever goes wrong with one, the others go on."""
+        while not self.closed:
+            try:
+                found = self.turn()
+            except Unavailable:
+                _log.warning("batches.store_unavailable")
+                found = False
+            except Exception:  # noqa: BLE001  # nobody else may be there to do it; the log has it
+                _log.exception("batches.crashed")
+                found = False
+            if not found and not self.closed:
+                self.sleep(self.poll_seconds)
+
+    def close(self) -> None:
+        """Begin nothing more; what is under way ends with its step."""
+        self.closed = True
+
+    def turn(self) -> bool:
+        """Bring one batch as far as it goes now; False if none was due. Raises ``Unavailable``."""
+        held = self.batches.claim()
+        if held is None:
+            return False
+        with structlog.contextvars.bound_contextvars(batch_id=held.batch.id, owner=held.batch.owner):
+            try:
+                while not self.closed and self._step(held):
+                    held = self.batches.renew(held)
+                # One that is let go because this worker stops has more to be done.
+                self.batches.release(held, due_in=0 if self.closed else None)
+            except Fenced:
+                _log.warning("batch.fenced")
+                # The other one may have ended the batch, and nobody would look for it again.
+                for key in self._pending:
+                    self.files.storage.delete(key)
+            except _Unusable as unusable:
+                with contextlib.suppress(Fenced):
+                    self._give_up(held, unusable)
+            except Unavailable:
+                _log.warning("batch.unavailable", status=held.batch.status.value)
+                with contextlib.suppress(Unavailable):
+                    self.batches.release(held, due_in=5)
+            except Exception:  # noqa: BLE001  # another try may go well; the log has it
+                _log.exception("batch.crashed", status=held.batch.status.value)
+                self.batches.release(held, due_in=30)
+        return True
+
+    def _give_up(self, held: HeldBatch, unusable: _Unusable) -> None:
+        if "in_progress_at" in held.batch.times:
+            # What was paid for is not thrown away for a file that is gone: it may come back, until the batch expires.
+            _log.error("batch.file_missing")
+            self.batches.release(held, due_in=30)
+            return
+        self.batches.fail(held, unusable.errors)
+        _log.info("batch.ended", status=BatchStatus.FAILED.value)
+
+    def _step(self, held: HeldBatch) -> bool:
+        """Do what is next; False if there is nothing to do for now."""
+        batch = held.batch
+        begun = "in_progress_at" in batch.times
+        if not begun and batch.ending is None:
+            self._validate(held)
+            return True
+        if begun:
+            if batch.ending is not None:
+                failure = _ENDINGS[batch.ending]
+                if self.batches.close(held, failure):
+                    return True
+                if batch.fed < batch.total:
+                    self._tell_of_unfed(held, failure)
+                    return True
+            elif batch.fed < batch.total and self._feed(held):
+                return True
+            if self._gather(held):
+                return True
+        parts = self.batches.finalize(held)
+        if parts is not None:
+            self._finish(held, parts)
+        return False
+
+    def _validate(self, held: HeldBatch) -> None:
+        """Look through the file: is it one, and is each ``custom_id`` its only one?"""
+        seen: set[str] = set()
+        problems: list[dict[str, Any]] = []
+        bad = duplicates = total = 0
+        for line in self._lines(held, held.batch):
+            total += 1
+            if total > MAX_LINES:
+                raise _Unusable(_problem("too_many_lines", f"A batch has at most {MAX_LINES} lines.", line.number))
+            found = head(line)
+            if isinstance(found, BadLine):
+                bad += 1
+                custom_id = found.custom_id
+                if len(problems) < _MAX_ERRORS:
+                    problems.append(_problem(found.code, found.message, found.number, found.param))
+            else:
+                custom_id = found[1]
+            if custom_id is None:
+                continue
+            if custom_id in seen:
+                duplicates += 1
+                if duplicates == 1:
+                    # These are what it fails for.
+                    problems = []
+                if len(problems) < _MAX_ERRORS:
+                    message = "The custom_id stands in a line before this one."
+                    problems.append(_problem("duplicate_custom_id", message, line.number, "custom_id"))
+            seen.add(custom_id)
+        if not total:
+            raise _Unusable(_problem("empty_file", "The file has no lines."))
+        if duplicates or bad == total:
+            raise _Unusable(*problems)
+        self.batches.begin(held, total)
+        _log.info("batch.begun", lines=total, bad_lines=bad)
+
+    def _feed(self, held: HeldBatch) -> bool:
+        """Make jobs of as many lines as there is room for; False if there is none."""
+        room = self.batches.room(held.batch)
+        if not room:
+            return False
+        batch = held.batch
+        portion: list[Line | BadLine] = []
+        size = 0
+        lines = self._lines(held, batch)
+        last: RawLine | None = None
+
+        def feed() -> bool:
+            nonlocal held, batch, size
+            assert last is not None
+            if not self.batches.feed(held, portion, offset=last.end, number=last.number):
+                return False
+            batch = replace(batch, fed=batch.fed + len(portion), offset=last.end, line=last.number)
+            held = replace(held, batch=batch)
+            portion.clear()
+            size = 0
+            return True
+
+        with contextlib.closing(lines):
+            for line in lines:
+                call = parse(line, batch.endpoint, max_prompt_bytes=self.max_prompt_bytes)
+                portion.append(call)
+                last, room = line, room - 1
+                size += len(call.request) if isinstance(call, Line) else 0
+                if (len(portion) >= _PORTION or size >= _PORTION_BYTES or not room) and not feed():
+                    return True
+                if not room or self.closed:
+                    break
+        if last is None:
+            raise _Unusable(_FILE_GONE)
+        if portion:
+            feed()
+        return True
+
+    def _gather(self, held: HeldBatch) -> bool:
+        """Write a part with the results of lines that have ended; False if there are too few for it."""
+        batch = held.batch
+        waiting, alive = self.batches.progress(batch)
+        if not waiting or (waiting < _PART and alive and batch.ending is None):
+            return False
+        members: list[str] = []
+
+        def results() -> Iterator[tuple[bool, bytes]]:
+            for line in self.batches.ended_lines(batch, _PART):
+                members.append(line.member)
+                yield is_output(line), result_line(line)
+
+        name = self._write_part(held, results())
+        self.batches.part_written(held, name, members)
+        return True
+
+    def _tell_of_unfed(self, held: HeldBatch, failure: Mapping[str, str]) -> None:
+        """Write a part with lines that were never fed, as failed."""
+        batch = held.batch
+        skipped = 0
+        last: RawLine | None = None
+        lines = self._lines(held, batch)
+
+        def results() -> Iterator[tuple[bool, bytes]]:
+            nonlocal skipped, last
+            try:
+                yield from told()
+            except _Unusable:
+                # Nobody can say any more what they were called.
+                while skipped < batch.total - batch.fed:
+                    skipped += 1
+                    yield False, unfed_line(batch.line + skipped, None, _FILE_GONE)
+
+        def told() -> Iterator[tuple[bool, bytes]]:
+            nonlocal skipped, last
+            for line in lines:
+                found = head(line)
+                custom_id = found.custom_id if isinstance(found, BadLine) else found[1]
+                skipped, last = skipped + 1, line
+                yield False, unfed_line(line.number, custom_id, failure)
+                if skipped >= _PART_UNFED:
+                    return
+
+        with contextlib.closing(lines):
+            name = self._write_part(held, results())
+        offset, number = (last.end, last.number) if last is not None else (batch.offset, batch.line)
+        self.batches.part_written(held, name, [], skipped=skipped, offset=offset, number=number)
+
+    def _write_part(self, held: HeldBatch, results: Iterator[tuple[bool, bytes]]) -> str:
+        """Write two files of results, and answer the name that they have together."""
+        self._written += 1
+        number = f"{held.claim_id}-{self._written}"
+        self._pending.clear()
+        counts, keep = {"out": 0, "err": 0}, self._keeper(held)
+        with contextlib.ExitStack() as stack:
+            sinks: dict[str, _Gathering] = {}
+            for count, (good, line) in enumerate(results):
+                kind = "out" if good else "err"
+                if kind not in sinks:
+                    self._pending.append(_part_key(held.batch, number, kind))
+                    sink = stack.enter_context(self.files.storage.writer(self._pending[-1]))
+                    sinks[kind] = _Gathering(sink)
+                sinks[kind].write(line)
+                counts[kind] += 1
+                if count % _BREATH == 0:
+                    keep()
+            for gathering in sinks.values():
+                gathering.flush()
+        return f"{number}:{counts['out']}:{counts['err']}"
+
+    def _finish(self, held: HeldBatch, parts: Sequence[str]) -> None:
+        """Put the files together and end the batch."""
+        batch = held.batch
+        files: dict[str, tuple[str, int]] = {}
+        for kind, position in (("out", 1), ("err", 2)):
+            keys = [_part_key(batch, name, kind) for name in parts if int(name.split(":")[position])]
+            if keys:
+                content = self.files.reserve()
+                files[kind] = content, self._join(held, keys, content)
+        status = BatchStatus(batch.ending or BatchStatus.COMPLETED)
+        self.batches.end(held, status, files)
+        _log.info(
+            "batch.ended",
+            status=status.value,
+            lines=batch.total,
+            total_seconds=round(time.time() - batch.created_at, 3),
+        )
+
+    def _join(self, held: HeldBatch, keys: list[str], target: str) -> int:
+        size, keep = 0, self._keeper(held)
+        with self.files.storage.writer(target) as sink:
+            for key in keys:
+                chunks = self.files.storage.read(key)
+                with contextlib.closing(chunks):
+                    for chunk in chunks:
+                        sink.write(chunk)
+                        size += len(chunk)
+                        keep()
+        return size
+
+    def _lines(self, held: HeldBatch, batch: Batch) -> Generator[RawLine, None, None]:
+        """The lines of the batch's file that were not fed yet; others have their turn meanwhile."""
+        try:
+            chunks = self.files.storage.read(batch.input_content, batch.offset)
+        except ContentMissing:
+            raise _Unusable(_FILE_GONE | {"line": None, "param": None}) from None
+        keep = self._keeper(held)
+        with contextlib.closing(chunks):
+            lines = read_lines(chunks, offset=batch.offset, number=batch.line, longest=self.max_line_bytes)
+            for count, line in enumerate(lines):
+                yield line
+                if count % _BREATH == 0:
+                    keep()
+
+    def _keeper(self, held: HeldBatch) -> Callable[[], None]:
+        """What lets others have their turn, and renews the lease in time."""
+        renewed = time.monotonic()
+
+        def keep() -> None:
+            nonlocal renewed
+            self.breathe()
+            if time.monotonic() - renewed > self.batches.lease_seconds / 4:
+                self.batches.renew(held)
+                renewed = time.monotonic()
+
+        return keep
+
+
+class _Gathering:
+    """Hands lines on many at a time: each write may go to another thread."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def write(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        self._sink.write(b"".join(self._lines))
+        self._lines.clear()
+        self._size = 0
+
+
+def _part_key(batch: Batch, name: str, kind: str) -> str:
+    return f"batches/{batch.id}/{name.split(':')[0]}.{kind}"
+
+
+def _problem(code: str, message: str, line: int | None = None, param: str | None = None) -> dict[str, Any]:
+    return {"code": code, "message": message, "line": line, "param": param}
