@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
-import httpx2
 import openai
 import pytest
 
@@ -111,10 +110,3 @@ def test_what_is_too_large_is_a_413(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         sdk.responses.create(model="sim", input="x" * (9 * 1024 * 1024), background=True)
     assert (caught.value.status_code, caught.value.code) == (413, "payload_too_large")
-
-
-def test_a_stored_response_is_not_streamed_yet(stack: Stack, client: httpx2.Client) -> None:
-    """Asking for a response's events is refused clearly, and not answered with none."""
-    made = client.post("/v1/responses", json={"model": "sim", "input": unique(), "background": True}).json()
-    answer = client.get(f"/v1/responses/{made['id']}", params={"stream": "true"})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")

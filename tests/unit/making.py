@@ -216,6 +216,12 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
         if not waiting[queue]:
             assert (held if paused else messages) == 0, "nobody waits, so no message is of use"
     assert sets(client, "promptq:index:") == dict(leaves)
+    for prefix in (queues.stream_key(""), queues.deltas_key("")):
+        for key in client.scan_iter(f"{prefix}*", count=1000):
+            record = records[key.decode().removeprefix(prefix)]
+            assert b"stream" in record
+            ended = JobStatus(record[b"status"].decode()).terminal
+            assert (client.pttl(key) > 0) is ended, "a stream lives as long as its job"
     check_outbox(client)
     return records
 

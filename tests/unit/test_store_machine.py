@@ -22,6 +22,7 @@ from jobs import queues
 from jobs.errors import NotFound, NotRetryable
 from jobs.model import TRANSITIONS, Claim, JobStatus, Outcome
 from jobs.store import JobStore
+from jobs.streams import Entry
 from tests.unit.making import DONE, FAILED, check_invariants, new_job
 
 
@@ -42,10 +43,17 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
             self.paused: set[str] = set()
             self.queue_of: dict[str, str] = {}
             self.retried: dict[str, str] = {}
+            #: The highest number in each stream.
+            self.told: dict[str, int] = {}
 
-        @rule(target=jobs, queue=st.sampled_from(queues.QUEUES[:2]), deadline=st.sampled_from([None, 60.0]))
-        def create(self, queue: Any, deadline: float | None) -> str:
-            accepted = store.create(new_job(queue=queue, deadline_seconds=deadline))
+        @rule(
+            target=jobs,
+            queue=st.sampled_from(queues.QUEUES[:2]),
+            deadline=st.sampled_from([None, 60.0]),
+            stream=st.booleans(),
+        )
+        def create(self, queue: Any, deadline: float | None, stream: bool) -> str:
+            accepted = store.create(new_job(queue=queue, deadline_seconds=deadline, stream=stream))
             assert accepted.made is not None
             self.queue_of[accepted.job_id] = queue
             return accepted.job_id
@@ -107,6 +115,20 @@ def machine(store: JobStore, client: redis.Redis) -> type[RuleBasedStateMachine]
                 assert verdict == "gone"
             elif not before.terminal:
                 assert verdict == ("done" if self.holder.get(claim.job.id) == claim.claim_id else "fenced")
+
+        @rule(claim=claims, delta=st.booleans())
+        def say(self, claim: Claim, delta: bool) -> None:
+            if not claim.job.stream:
+                return
+            numbers = store.streams.begin(claim)
+            before = self.seen.get(claim.job.id)
+            ours = before is not None and not before.terminal and self.holder.get(claim.job.id) == claim.claim_id
+            assert isinstance(numbers, tuple) is ours, numbers
+            if isinstance(numbers, tuple):
+                first, number = numbers
+                assert first > self.told.get(claim.job.id, -1), "numbers were given twice"
+                assert store.streams.append(claim, first, [Entry(number, "t", b"{}", delta)]) == "done"
+                self.told[claim.job.id] = number
 
         @rule(claim=claims, keep=st.booleans())
         def retry(self, claim: Claim, keep: bool) -> None:
