@@ -184,7 +184,10 @@ class BatchCreate(OpenAIs):
     input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     endpoint: Endpoint
     completion_window: Annotated[str, StringConstraints(max_length=16)] = Field(
-        description="`24h` at OpenAI; here any number of s, m, h or d, up to 30 days.", examples=["24h"]
+        description="`24h` at OpenAI; here any number of s, m, h or d, up to 30 days.",
+        examples=["24h"],
+        # A pattern cannot count: these are the numbers of as many digits that are never more than 30 days.
+        json_schema_extra={"pattern": "^([1-9][0-9]{0,5}s|[1-9][0-9]{0,3}m|[1-9][0-9]?h|([1-9]|[12][0-9]|30)d)$"},
     )
     metadata: Metadata | None = None
     output_expires_after: OutputExpiresAfter | None = None
