@@ -182,8 +182,6 @@ class _Stream:
                 yield text
             if self.follower.over:
                 return
-            if self.follower.more and away_since is None:
-                continue
             if gone.is_set():
                 if not begun:
                     raise ClientGone
@@ -194,6 +192,8 @@ class _Stream:
                     raise WaitTimeout(still_running(self.job_id, over[1], stored=self.stored))
                 yield self.follower.error(*over)
                 return
+            if self.follower.more and away_since is None:
+                continue
             if away_since is not None:
                 gone.wait(_PAUSE)
             elif not wake.wait(min(_QUIET, max(0.0, deadline - time.monotonic()))):

@@ -78,22 +78,26 @@ class Follower:
         Raises ``NotFound``, ``StoreUnavailable`` and ``EndedFirst``.
         """
         span = self._streams.read(self._job_id, self._owner, after=self.at)
-        self.more = span.more
         ended, broken = span.status.terminal, span.broke is not None and span.broke[0] == span.first
+        # What an attempt has said that came to nothing is told to nobody any more.
+        tells = ended or not broken
+        self.more = span.more and tells
         if self._attempt is not None and (span.first != self._attempt or (broken and not ended)):
             self.over = True
             return self._came_to_nothing(span)
-        told = [self.open(self._load())] if self._opens and span.first == 0 and self.at < 1 else []
-        # What an attempt has said that came to nothing is told to nobody any more.
-        if ended or not broken:
+        # All that can fail comes before the place moves: what is read again must be told again.
+        opens, ends = self._opens and span.first == 0 and self.at < 1, ended and not span.more
+        job = self._load() if opens or ends else None
+        if ended and span.more:
+            self._streams.linger(self._job_id, DELTAS_LINGER)
+        told = [self.open(job)] if opens and job is not None else []
+        if tells:
             told += [self._voice.entry(entry) for entry in span.entries if not self._was_told(entry)]
             if span.entries:
                 self.at, self._attempt = span.entries[-1].number, span.first
-        if ended and not span.more:
-            told.append(self._end(span))
+        if ends and job is not None:
+            told.append(self._end(span, job))
             self.over = True
-        elif ended:
-            self._streams.linger(self._job_id, DELTAS_LINGER)
         return b"".join(told)
 
     def error(self, code: str, message: str, number: int | None = None) -> bytes:
@@ -123,8 +127,7 @@ class Follower:
         number = span.next if span.first == self._attempt else span.first - 1
         return self.error(code, _WHY.get(code, "The LLM's answer broke off in mid-stream"), number)
 
-    def _end(self, span: Span) -> bytes:
-        job = self._load()
+    def _end(self, span: Span, job: Job) -> bytes:
         if self._strict and self.at < 0 and (job.result is None or job.status is JobStatus.CANCELLED):
             raise EndedFirst(job)
         reserved = first_number(job) if job.stream else 0

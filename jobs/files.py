@@ -93,6 +93,19 @@ class NewFile:
     #: What an Idempotency-Key stands for.
     fingerprint: str = ""
 
+    def as_file(self, file_id: str, created_at: float) -> File:
+        """The file that it became (Unix seconds)."""
+        return File(
+            id=file_id,
+            owner=self.owner,
+            filename=self.filename.encode("utf-8", "replace").decode(),
+            purpose=self.purpose,
+            size=self.size,
+            content=self.content,
+            created_at=created_at,
+            expires_at=None if self.lifetime is None else created_at + self.lifetime,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FilePage:
@@ -134,14 +147,15 @@ class FileStore:
         args += [lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
         try:
             with redis_errors(lost_reply=OutcomeUnknown):
-                verdict, found = self._scripts.file_create(args=args)
+                verdict, found, *made = self._scripts.file_create(args=args)
         except OutcomeUnknown:
             raise
         except Unavailable:
             self.forget(new.content)
             raise
         if verdict == b"created":
-            return self.get(file_id, new.owner)
+            # From what is known: asking Redis again could fail, and the caller would be told that nothing was made.
+            return new.as_file(file_id, int(made[0]) / 1000)
         self.forget(new.content)
         if verdict == b"conflict":
             raise IdempotencyConflict(

@@ -188,14 +188,16 @@ class LLMClient:
         parsed = json.loads(body)
         reading = reading_of(endpoint, parsed)
         try:
-            response = self._client.post(
-                endpoint.removeprefix("/v1"),
-                cast_to=httpx2.Response,
-                content=streamed(endpoint, body, parsed),
-                options={"headers": {"Content-Type": "application/json"}},
-                stream=True,
-                stream_cls=openai.Stream[Any],
-            )
+            # The SDK reads the body of an error by itself, and lets what goes wrong with that pass.
+            with _broken_off(None):
+                response = self._client.post(
+                    endpoint.removeprefix("/v1"),
+                    cast_to=httpx2.Response,
+                    content=streamed(endpoint, body, parsed),
+                    options={"headers": {"Content-Type": "application/json"}},
+                    stream=True,
+                    stream_cls=openai.Stream[Any],
+                )
         except openai.OpenAIError as error:
             _raise_ours(error)
         assert isinstance(response, httpx2.Response)

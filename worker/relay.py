@@ -23,6 +23,8 @@ _GATHER: Final = 0.02
 _GATHER_LARGE: Final = 0.25
 _LARGE_PIECE: Final = 4096
 _PAUSE: Final = 0.2
+#: Events that are taken up at once: after an outage of Redis there may be a great many.
+_AT_ONCE: Final = 500
 #: A text in which these bytes stand has them escaped, so this is a member's name.
 _NUMBER: Final = re.compile(rb'"sequence_number"\s*:\s*-?\d+')
 
@@ -94,8 +96,10 @@ class Relay:
             self._sent = []
 
     def _numbered(self) -> list[Entry]:
-        events = merged(self._waiting) if self._full else self._waiting
-        self._waiting, self._waiting_bytes = [], 0
+        some, full = self._waiting[:_AT_ONCE], self._full
+        del self._waiting[:_AT_ONCE]
+        events = merged(some) if full else some
+        self._waiting_bytes -= sum(len(event.data) for event in some)
         entries = []
         for event in events:
             data = self._ours(event, self._next) if self._is_response else event.data

@@ -29,6 +29,8 @@ _OF_A_PIECE: Final = frozenset({"delta", "sequence_number", "obfuscation", "logp
 _NAMES: Final = frozenset({"index", "id", "type", "role"})
 #: Members of a chunk that are none of the answer's.
 _OF_A_CHUNK: Final = frozenset({"choices", "object", "usage", "obfuscation"})
+#: Bytes of the events that are put together into one.
+_PUT_TOGETHER: Final = 64 * 1024
 _FINAL_CODES: Final = frozenset(
     {
         *("insufficient_quota", "invalid_prompt", "invalid_request_error", "context_length_exceeded"),
@@ -190,13 +192,21 @@ def streamed(endpoint: str, body: bytes, parsed: Mapping[str, Any]) -> bytes:
 def merged(events: Sequence[Event]) -> list[Event]:
     """The same with neighbouring pieces of one text put together, of which nothing is lost."""
     found: list[Event] = []
+    size = 0
     for event in events:
-        together = _together(found[-1], event) if found else None
-        if together is None:
+        # Bounded: each piece more copies what there is.
+        value = _together(found[-1], event) if found and size < _PUT_TOGETHER else None
+        if value is None:
             found.append(event)
+            size = len(event.data)
         else:
-            found[-1] = together
-    return found
+            # Written at the end, and once.
+            found[-1] = replace(event, value=value, data=b"")
+            size += len(event.data)
+    return [
+        event if event.data else replace(event, data=json.dumps(event.value, separators=(",", ":")).encode("ascii"))
+        for event in found
+    ]
 
 
 def error_of(error: Mapping[str, Any]) -> LLMError:
@@ -266,14 +276,11 @@ def _extend(items: list[Any], item: Any) -> None:
         _accumulate(found, name, piece)
 
 
-def _together(first: Event, second: Event) -> Event | None:
+def _together(first: Event, second: Event) -> dict[str, Any] | None:
     """Two pieces of one text as one; None if they are not."""
     if first.type != second.type or not (first.delta and second.delta):
         return None
-    value = _pieces(first.value, second.value) if first.type else _chunks(first.value, second.value)
-    if value is None:
-        return None
-    return replace(second, value=value, data=json.dumps(value, separators=(",", ":")).encode("ascii"))
+    return _pieces(first.value, second.value) if first.type else _chunks(first.value, second.value)
 
 
 def _pieces(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any] | None:

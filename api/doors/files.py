@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from api.answers import DeletedFile, FileAnswer, FileList
 from api.bodies import query
+from api.disconnects import cut_off
 from api.doors.ids import known_file_id
 from api.intake import idempotency_key
 from api.openapi import operation
@@ -17,10 +20,13 @@ from api.requests import FileCreate, FilesQuery
 from api.services import owner, services
 from api.uploads import receive
 from jobs.files import DEFAULT_LIFETIME, NewFile
+from jobs.storage import Chunks
 
 blueprint = Blueprint("files", __name__)
 
 #: Whatever a file holds, no browser shall take it for a page of ours.
+#: How long (seconds) a client may take to read a piece of a content.
+_STALLED: Final = 60.0
 _HEADERS: Final = {
     "Content-Type": "application/octet-stream",
     "X-Content-Type-Options": "nosniff",
@@ -88,13 +94,21 @@ def content(file_id: str) -> Response:
     """The file's bytes, as they came."""
     files = services().files
     file = files.get(known_file_id(file_id), owner())
-    response = Response(files.read(file), headers=_HEADERS)
+    response = Response(_unless_it_stalls(files.read(file), dict(request.environ)), headers=_HEADERS)
     response.content_length = file.size
     # As werkzeug does for files of its own (RFC 6266, appendix D): a plain name for those who know no other.
     plain = file.filename.encode("ascii", "replace").decode().replace("?", "_")
     names = {"filename": plain, "filename*": f"UTF-8''{quote(file.filename, safe='')}"}
     response.headers.set("Content-Disposition", "attachment", **names)
     return response
+
+
+def _unless_it_stalls(chunks: Chunks, environ: dict[str, Any]) -> Iterator[bytes]:
+    """The chunks, for as long as the client reads: one that does not would hold the file for ever."""
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            with cut_off(environ, _STALLED):
+                yield chunk
 
 
 @blueprint.delete("/v1/files/<file_id>")

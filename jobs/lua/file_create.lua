@@ -1,10 +1,12 @@
 -- Make a file of a content that is written; or answer with the file that the Idempotency-Key names already.
 -- ARGV: id, owner, filename, purpose, bytes, content (its key in the storage), lifetime in ms or '', idempotency key or '',
 -- fingerprint, how long the idempotency key is kept (ms). Refused by a full Redis.
--- Answers {verdict, id}: created, known, conflict, or late: the content was reserved too long ago.
+-- Answers {verdict, id, when it was made (ms)}: created; or {verdict, id}: known, conflict, or late: the content was reserved too long ago.
 local id, owner, content, lifetime, idem, fingerprint = ARGV[1], ARGV[2], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local at = now()
-if redis.call('HGET', file_key(id), 'content') == content then return {'created', id} end  -- a replay after a lost reply
+if redis.call('HGET', file_key(id), 'content') == content then  -- a replay after a lost reply
+  return {'created', id, tonumber(redis.call('HGET', file_key(id), 'created'))}
+end
 if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
   if known[1] and redis.call('EXISTS', file_key(known[1])) == 1 then
@@ -23,4 +25,4 @@ if idem ~= '' then
   redis.call('HSET', idem, 'id', id, 'fingerprint', fingerprint)
   redis.call('PEXPIRE', idem, ARGV[10])
 end
-return {'created', id}
+return {'created', id, at}

@@ -242,9 +242,9 @@ def test_a_step_that_is_sent_twice_makes_one_file(files: FileStore, storage: Fra
     """A replay after a lost reply changes nothing; the same id with another content keeps the first."""
     content, file_id = written(files), new_file_id()
     args = [file_id, "ann", "a", "batch", 1, content, 1000_000, "", "", 1]
-    assert files._scripts.file_create(args=args) == [b"created", file_id.encode()]
+    assert files._scripts.file_create(args=args)[:2] == [b"created", file_id.encode()]
     before = files.get(file_id, "ann")
-    assert files._scripts.file_create(args=args) == [b"created", file_id.encode()]
+    assert files._scripts.file_create(args=args)[:2] == [b"created", file_id.encode()]
     second = written(files)
     files._scripts.file_create(args=[*args[:5], second, *args[6:]])
     assert files.get(file_id, "ann") == before

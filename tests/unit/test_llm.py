@@ -292,3 +292,17 @@ def test_what_is_complete_needs_no_end() -> None:
     """An LLM that breaks off behind its last event has answered."""
     answer, _ = ask_for_a_stream(Chunks(LAST, error=httpx2.ReadError("cut")))
     assert answer.status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("error", [httpx2.RemoteProtocolError("short"), httpx2.ReadTimeout("slow")])
+def test_an_error_that_breaks_off_is_no_crash(error: Exception) -> None:
+    """A streamed call whose error's own body never comes is worth a retry, as one that is not streamed."""
+
+    def handler(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(500, stream=Chunks(b'{"err', error=error), headers={"content-type": "application/json"})
+
+    with httpx2.Client(transport=httpx2.MockTransport(handler)) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        with pytest.raises(LLMError) as caught:
+            LLMClient(client).stream(RESPONSES, b'{"model":"m"}', lambda _: None)
+    assert caught.value.retryable

@@ -46,8 +46,8 @@ def test_the_lock_holds_hashes_and_no_addresses(lock: str) -> None:
 def test_an_image_holds_what_was_tested(image: str) -> None:
     """What an image needs are dependencies of the project, in the versions that the tests ran with."""
     project = _PROJECT["project"]
-    traced = project["optional-dependencies"]["tracing"]
-    named = {Requirement(text).name for text in [*project["dependencies"], *traced]}
+    extras = [text for extra in ("tracing", "s3") for text in project["optional-dependencies"][extra]]
+    named = {Requirement(text).name for text in [*project["dependencies"], *extras]}
     assert {Requirement(text).name for text in _PROJECT["dependency-groups"][f"image-{image}"]} <= named
     ours, tested = (
         set(re.findall(r"^[a-z0-9-]+==[^ \\]+", (_ROOT / f"requirements-{which}.txt").read_text(), re.MULTILINE))

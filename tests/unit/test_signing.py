@@ -140,7 +140,8 @@ def test_the_sdk_types_our_events(event_type: EventType) -> None:
     body = Leased.from_record("c1", record | {b"round": b"0"}).body
     with openai.OpenAI(api_key="x", webhook_secret=SECRET) as client:
         event = client.webhooks.unwrap(body, signed(body))
-    assert type(event).__name__ == f"Response{event_type.partition('.')[2].capitalize()}WebhookEvent"
+    about, _, what = event_type.partition(".")
+    assert type(event).__name__ == f"{about.capitalize()}{what.capitalize()}WebhookEvent"
     assert (event.id, event.object, event.created_at, event.type) == ("evt_9", "event", 1750000000, event_type)
     assert event.data.id == "resp_9"
     assert set(json.loads(body)) == {"id", "object", "created_at", "type", "data"}
