@@ -250,7 +250,7 @@ def test_a_method_that_is_not_allowed_is_a_405(
     assert named - {"HEAD", "OPTIONS"} == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/jobs/", "/v1/files", "/generate/x", "/v1/responses/a/b"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/jobs/", "/v1/assistants", "/generate/x", "/v1/responses/a/b"])
 def test_an_unknown_path_is_a_404(client: httpx2.Client, path: str) -> None:
     """A path that leads nowhere gets a 404 in the same shape, for any method."""
     for method in ("GET", "POST"):

@@ -36,6 +36,7 @@ from tests.processes import Stack, eventually
 from tests.receiving import Hook, Receiver, Reply, Request, register
 
 EVENTS = ["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
+ALL_EVENTS = [*EVENTS, "batch.completed", "batch.failed", "batch.cancelled", "batch.expired"]
 TYPED = {
     "response.completed": types.ResponseCompletedWebhookEvent,
     "response.failed": types.ResponseFailedWebhookEvent,
@@ -204,9 +205,9 @@ def test_endpoints_are_listed_in_pages(sdk: WebhookSdk, receiver: Receiver) -> N
 
 
 def test_the_event_types_are_listed(sdk: WebhookSdk) -> None:
-    """The events are the four ends of a response."""
+    """The events are the four ends of a response, and the four of a batch."""
     found = sdk(lambda client: client.webhooks.event_types.list())
-    assert (found.object, sorted(found.data)) == ("list", sorted(EVENTS))
+    assert (found.object, sorted(found.data)) == ("list", sorted(ALL_EVENTS))
 
 
 def test_an_endpoint_is_tested(sdk: WebhookSdk, receiver: Receiver) -> None:
@@ -550,7 +551,7 @@ GOOD: Mapping[str, Any] = {"name": "n", "url": "http://127.0.0.1:9/", "event_typ
         ({"event_types": None}, "event_types"),
         ({"event_types": []}, "event_types"),
         ({"event_types": "response.completed"}, "event_types"),
-        ({"event_types": ["response.completed", "batch.completed"]}, "event_types.1"),
+        ({"event_types": ["response.completed", "batch.begun"]}, "event_types.1"),
         ({"secret": "whsec_mine"}, "secret"),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else None,
@@ -709,7 +710,7 @@ def test_listen_registers_prints_and_unregisters(
     """``promptq webhooks listen`` has an endpoint while it runs, and prints each event and that it is verified."""
     process, output = listening()
     (endpoint,) = client.get("/v1/webhook_endpoints").json()["data"]
-    assert sorted(endpoint["event_types"]) == sorted(EVENTS)
+    assert sorted(endpoint["event_types"]) == sorted(ALL_EVENTS)
     job_id = submit(client, prompt=unique(), model="sim-400")["id"]
     (line,) = lines(output, job_id)
     assert "response.failed" in line
