@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -187,9 +188,10 @@ class Cluster:
         httpx2.post(f"{self._simulator}/control", json={"latency": seconds}).raise_for_status()
 
     def reset(self) -> None:
-        """Empty Redis and forget what the simulator counted."""
+        """Empty Redis and the storage, and forget what the simulator counted."""
         with self.store() as client:
             client.flushall()
+        shutil.rmtree(self.folder / "files", ignore_errors=True)
         normal = {"latency": LATENCY, "tokens_per_second": None}
         httpx2.post(f"{self._simulator}/control", json=normal).raise_for_status()
         httpx2.post(f"{self._simulator}/stats/reset").raise_for_status()
