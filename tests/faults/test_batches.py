@@ -104,3 +104,17 @@ def test_redis_is_restarted_while_a_batch_runs(room: Room) -> None:
     room.cluster.start_redis()
     room.cluster.set_latency(LATENCY)
     conclude(room, made["id"], lines)
+
+
+def test_api_and_scheduler_are_killed_while_a_batch_runs(room: Room) -> None:
+    """Neither is needed for it to go on, and both are there again for its end to be seen."""
+    lines = some_lines(60)
+    room.cluster.set_latency(0.3)
+    room.cluster.start_worker("w1", PROMPTQ_CONCURRENCY="10")
+    made = start(room.client, lines)
+    eventually(lambda: read(room.client, made["id"])["request_counts"]["completed"] > 5, within=30)
+    room.cluster.parts["api"].kill_group()
+    room.cluster.parts["scheduler"].kill()
+    room.cluster.restore()
+    room.cluster.set_latency(LATENCY)
+    conclude(room, made["id"], lines)

@@ -23,6 +23,7 @@ from tests.integration.batching import (
 )
 from tests.integration.driving import calls_of, messages, unique
 from tests.processes import Stack, eventually
+from tests.receiving import Receiver, register, unwrap
 
 
 def answer_to(prompt: str) -> str:
@@ -313,3 +314,23 @@ def test_prompts_and_answers_reach_no_log(client: httpx2.Client, stack: Stack) -
     lines = [line(secret, secret), json.dumps({"custom_id": secret, "body": secret}).encode()[:-3]]
     ended(client, start(client, lines)["id"])
     assert secret.split()[1] not in stack.logs()
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "expired"])
+def test_the_end_of_a_batch_is_told(client: httpx2.Client, end: str) -> None:
+    """Once, by the event that the SDK has for it; the ends of its lines are nobody's."""
+    hanging = [line("a", unique(), model="sim-hang")]
+    lines = {"completed": [line("a", unique())], "failed": [b"{"]}.get(end, hanging)
+    with Receiver() as receiver:
+        hook = register(client, receiver)
+        try:
+            made = start(client, lines, window="2s" if end == "expired" else "24h")
+            if end == "cancelled":
+                client.post(f"/v1/batches/{made['id']}/cancel").raise_for_status()
+            request = hook.told(made["id"])
+            assert ended(client, made["id"])["status"] == end
+            event = unwrap(request.body, request.headers, hook.secret)
+            assert (event.type, event.data.id) == (f"batch.{end}", made["id"])
+            assert [one.about for one in receiver.requests()] == [made["id"]]
+        finally:
+            client.delete(f"/v1/webhook_endpoints/{hook.endpoint_id}").raise_for_status()
