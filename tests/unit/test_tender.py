@@ -146,3 +146,17 @@ def test_a_great_many_blank_lines_hold_nobody_up(bench: Bench) -> None:
     assert bench.tender().turn()
     assert bench.status(batch_id) is BatchStatus.FAILED
     assert bench.breaths >= 1_000_000 // (16 * 1024)
+
+
+def test_a_file_that_ends_too_soon_keeps_no_batch_for_ever(bench: Bench) -> None:
+    """What is left of it cannot be told by name, but it is told of: the counts add up, and the batch ends."""
+    batch_id, tender = bench.start(lines(6)), bench.tender()
+    assert tender.turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    with bench.desk.files.storage.writer(batch.input_content) as sink:
+        sink.write(lines(4))
+    finish_jobs(bench.desk)
+    bench.desk.batches.cancel(batch_id, "ann")
+    assert tender.turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert (batch.status, batch.completed, batch.failed) == (BatchStatus.CANCELLED, 4, 2)

@@ -260,8 +260,7 @@ class Tender:
                 yield is_output(line), result_line(line)
 
         name = self._write_part(held, results())
-        self.batches.part_written(held, name, members)
-        self._pending.clear()
+        self._book(held, name, members)
         return True
 
     def _tell_of_unfed(self, held: HeldBatch, failure: Mapping[str, str]) -> None:
@@ -273,10 +272,10 @@ class Tender:
 
         def results() -> Iterator[tuple[bool, bytes]]:
             nonlocal skipped, last
-            try:
+            with contextlib.suppress(_Unusable):
                 yield from told()
-            except _Unusable:
-                # Nobody can say any more what they were called.
+            if not skipped:
+                # The file is gone, or ends before its lines do: nobody can say any more what they were called.
                 while skipped < batch.total - batch.fed:
                     skipped += 1
                     yield False, unfed_line(batch.line + skipped, None, _FILE_GONE)
@@ -294,14 +293,17 @@ class Tender:
         with contextlib.closing(lines):
             name = self._write_part(held, results())
         offset, number = (last.end, last.number) if last is not None else (batch.offset, batch.line)
-        self.batches.part_written(held, name, [], skipped=skipped, offset=offset, number=number)
+        self._book(held, name, [], skipped=skipped, offset=offset, number=number)
+
+    def _book(self, held: HeldBatch, name: str, members: Sequence[str], **skipped: int) -> None:
+        """Have a part stand in the books: from then on it is nobody's to remove."""
+        self.batches.part_written(held, name, members, **skipped)
         self._pending.clear()
 
     def _write_part(self, held: HeldBatch, results: Iterator[tuple[bool, bytes]]) -> str:
         """Write two files of results, and answer the name that they have together."""
         self._written += 1
         number = f"{held.claim_id}-{self._written}"
-        self._pending.clear()
         counts, keep = {"out": 0, "err": 0}, self._keeper(held)
         with contextlib.ExitStack() as stack:
             sinks: dict[str, _Gathering] = {}
