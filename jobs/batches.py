@@ -49,7 +49,6 @@ class BatchStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-TERMINAL: Final = frozenset({BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
 #: When a batch came into each state that has such a time (OpenAI's names).
 BATCH_TIMES: Final = (
     *("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
@@ -68,7 +67,7 @@ _FIELDS: Final = (
         *BATCH_TIMES,
     ),
     *("total", "fed", "completed", "failed", "offset", "line", "ending", "output", "error", "errors", "metadata"),
-    *("model", "output_ttl"),
+    "output_ttl",
 )
 
 
@@ -135,13 +134,7 @@ class Batch:
     #: Why its file cannot be used: ``{code, message, line, param}`` each.
     errors: tuple[Mapping[str, Any], ...]
     metadata: Mapping[str, str]
-    model: str | None
     output_seconds: int | None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is in a terminal state."""
-        return self.status in TERMINAL
 
     @classmethod
     def from_record(cls, batch_id: str, record: Mapping[bytes, bytes | None]) -> Batch:
@@ -177,7 +170,6 @@ class Batch:
             error_file_id=text("error"),
             errors=tuple(json.loads(text("errors") or "[]")),
             metadata=json.loads(text("metadata") or "{}"),
-            model=text("model"),
             output_seconds=number("output_ttl") or None,
         )
 
@@ -208,7 +200,6 @@ class EndedLine:
     status: str
     result: bytes | None
     error: Mapping[str, Any] | None
-    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,7 +363,7 @@ class BatchStore:
                     if member.startswith("bad:"):
                         pipe.hget(f"{key}:bad", member.removeprefix("bad:"))
                     else:
-                        pipe.hmget(queues.job_key(member), ["custom_id", "status", "result", "error", "line"])
+                        pipe.hmget(queues.job_key(member), ["custom_id", "status", "result", "error"])
                 found = pipe.execute()
             yield from (_ended(member, values) for member, values in zip(some, found, strict=True))
 
@@ -446,15 +437,14 @@ def bad_line(line: BadLine) -> dict[str, Any]:
 def _ended(member: str, values: Any) -> EndedLine:
     if member.startswith("bad:"):
         said = json.loads(values)
-        return EndedLine(member, said["custom_id"], "failed", None, said["error"], int(member.removeprefix("bad:")))
-    custom_id, status, result, error, number = values
+        return EndedLine(member, said["custom_id"], "failed", None, said["error"])
+    custom_id, status, result, error = values
     return EndedLine(
         member,
         custom_id.decode("utf-8", "surrogatepass"),
         status.decode(),
         result,
         None if error is None else json.loads(error),
-        int(number),
     )
 
 
