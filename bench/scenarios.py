@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,34 +108,34 @@ def longpolls(bench: Bench) -> Any:
     return found
 
 
-def latency(bench: Bench) -> Any:
-    """From the submit to the LLM, on an idle stack."""
+@contextlib.contextmanager
+def _idle_stack(bench: Bench) -> Iterator[apis.Server]:
+    """An API with a worker that is warmed up and has nothing to do."""
     bench.loopback.begin(latency=0.05)
     worker = PROMPTQ.start(bench.loopback, 100)
     try:
         PROMPTQ.enqueue(bench.loopback, prompts(20, "warm-up"))
         assert wait_for(lambda: bench.loopback.stats()["calls"] >= 20, within=60)
         with apis.ours(bench.loopback) as server:
-            latencies.measure(bench.loopback, server, 2)
-            figures = latencies.measure(bench.loopback, server, 10 if bench.quick else 60)
+            yield server
     finally:
         end(worker)
+
+
+def latency(bench: Bench) -> Any:
+    """From the submit to the LLM, on an idle stack."""
+    with _idle_stack(bench) as server:
+        latencies.measure(bench.loopback, server, 2)
+        figures = latencies.measure(bench.loopback, server, 10 if bench.quick else 60)
     bench.say(f"submit to LLM: p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms")
     return figures
 
 
 def streams(bench: Bench) -> Any:
     """The first piece of a streamed text, beside the LLM asked directly."""
-    bench.loopback.begin(latency=0.05)
-    worker = PROMPTQ.start(bench.loopback, 100)
-    try:
-        PROMPTQ.enqueue(bench.loopback, prompts(20, "warm-up"))
-        assert wait_for(lambda: bench.loopback.stats()["calls"] >= 20, within=60)
-        with apis.ours(bench.loopback) as server:
-            streaming.measure(bench.loopback, server, 1)
-            figures = streaming.measure(bench.loopback, server, 5 if bench.quick else 20)
-    finally:
-        end(worker)
+    with _idle_stack(bench) as server:
+        streaming.measure(bench.loopback, server, 1)
+        figures = streaming.measure(bench.loopback, server, 5 if bench.quick else 20)
     bench.say(f"first piece: {figures['added_first_p50_ms']} ms later (p50), {figures['added_first_p99_ms']} ms (p99)")
     return figures
 

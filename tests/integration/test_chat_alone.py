@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from tests import processes
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, unique
-from tests.integration.test_sdk import Sdk
+from tests.integration.test_sdk import Sdk, sdk_on
 from tests.integration.test_streams import TEXT, every, numbered, text_of
 from tests.processes import Stack
 
@@ -42,15 +41,8 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(params=["sync", "async"])
 def sdk(request: pytest.FixtureRequest, chatting: Stack) -> Iterator[Sdk]:
     """The SDK on that stack, which tries nothing twice."""
-    options = {"base_url": f"{chatting.api}/v1", "api_key": chatting.api_key, "max_retries": 0}
-    if request.param == "sync":
-        with openai.OpenAI(**options) as client:
-            yield Sdk(client, None)
-        return
-    with asyncio.Runner() as runner:
-        client = openai.AsyncOpenAI(**options)
-        yield Sdk(client, runner)
-        runner.run(client.close())
+    with sdk_on(chatting, request.param) as made:
+        yield made
 
 
 def test_a_response_is_answered_in_translation(sdk: Sdk, chatting: Stack) -> None:

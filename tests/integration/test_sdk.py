@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,8 +45,15 @@ class Sdk:
 @pytest.fixture(params=["sync", "async"])
 def sdk(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Sdk]:
     """The SDK on the stack, which tries nothing twice."""
+    with sdk_on(stack, request.param) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def sdk_on(stack: Stack, kind: str) -> Iterator[Sdk]:
+    """The SDK on a stack, ``sync`` or ``async``, which tries nothing twice."""
     options = {"base_url": f"{stack.api}/v1", "api_key": stack.api_key, "max_retries": 0}
-    if request.param == "sync":
+    if kind == "sync":
         with openai.OpenAI(**options) as client:
             yield Sdk(client, None)
         return
