@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -418,14 +417,20 @@ def test_streams_share_one_connection_to_redis(client: httpx2.Client, stack: Sta
                 return [int(one["sub"]) for one in found]
 
             def follow() -> None:
-                with stack.client() as other:
-                    last = events_in_whole(other, "GET", f"/v1/responses/{response_id}?stream=true")[-1]
-                    assert last["type"] == "response.failed"
+                path = f"/v1/responses/{response_id}?stream=true"
+                with stack.client() as other, other.stream("GET", path) as answer:
+                    told = answer.iter_lines()
+                    next(told)
+                    connected.release()
+                    last = [line for line in told if line.startswith("data: ")][-1]
+                    assert json.loads(last.removeprefix("data: "))["type"] == "response.failed"
 
+            connected = threading.Semaphore(0)
             readers = [threading.Thread(target=follow) for _ in range(50)]
             for reader in readers:
                 reader.start()
-            time.sleep(0.5)  # while they connect; the counts below hold whether they have or not
+            for _ in readers:
+                assert connected.acquire(timeout=20)
             assert len(subscribers()) <= 1
             assert store.pubsub_numsub(queues.stream_key(response_id))[0][1] <= 1
             client.post(f"/v1/responses/{response_id}/cancel").raise_for_status()
