@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
@@ -171,11 +180,16 @@ class InputItemsQuery(PageQuery):
     order: Literal["asc", "desc"] = "desc"
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class OutputExpiresAfter(Ours):
     """How long a batch's files with results are kept."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)
+    # JSON has one kind of numbers: 3600.0 is an integer too, and strict mode would refuse it.
+    seconds: Annotated[int, BeforeValidator(_whole)] = Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)
 
 
 class BatchCreate(OpenAIs):

@@ -203,7 +203,7 @@ def test_the_input_may_be_deleted_while_the_batch_runs(client: httpx2.Client) ->
 
 def test_the_files_with_results_are_files(client: httpx2.Client) -> None:
     """They are listed, say what they are for, and expire; nobody else's purpose."""
-    kept = {"anchor": "created_at", "seconds": 7200}
+    kept = {"anchor": "created_at", "seconds": 7200.0}  # an integer, to JSON
     batch = ended(client, start(client, [line("a", unique())], output_expires_after=kept)["id"])
     file = client.get(f"/v1/files/{batch['output_file_id']}").json()
     assert (file["purpose"], file["filename"]) == ("batch_output", f"{batch['id']}_output.jsonl")
