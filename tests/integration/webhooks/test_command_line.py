@@ -21,7 +21,7 @@ from tests.integration.driving import submit, unique
 from tests.integration.test_cli_operations import promptq
 from tests.integration.webhooks.steps import ALL_EVENTS, SIGNED, deliveries, delivery, owners_secret
 from tests.processes import Stack, eventually
-from tests.receiving import Receiver, Reply, register
+from tests.receiving import OK, Receiver, Reply, register
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_listen_refuses_a_secret_that_is_none(stack: Stack) -> None:
 
 def test_the_command_line_shows_and_redelivers(client: httpx2.Client, stack: Stack) -> None:
     """``promptq webhooks`` lists endpoints, ``deliveries`` what became of events, and ``redeliver`` sends one again."""
-    with Receiver(Reply(500), Reply(200)) as receiver:
+    with Receiver(Reply(500, {"Retry-After": "3600"}), OK) as receiver:  # no retry comes between the commands
         hook = register(client, receiver, "response.completed")
         job_id = submit(client, prompt=unique(), model="sim")["id"]
         waiting = eventually(lambda: delivery(client, hook, job_id, "pending"), lambda one: one["tries"])
