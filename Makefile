@@ -35,8 +35,10 @@ $(CHECKOV): requirements-checkov.txt $(STAMP)
 	@$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-checkov.txt
 	@touch $(CHECKOV)
 
-test: setup $(CHECKOV) ## the tests that need PyPI alone (ARGS="-k name")
-	@$(BIN)/python -m pytest $(ARGS)
+# Tests wait half of their time; each process has its own stacks, so that one of them never meets another's jobs.
+TEST_PROCESSES ?= 2
+test: setup $(CHECKOV) ## the tests that need PyPI alone (ARGS="-k name" TEST_PROCESSES=2)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 soak: setup ## 20,500 jobs with random faults, twice, over 22 minutes (ARGS="--minutes 1 --jobs 2000")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
@@ -48,7 +50,7 @@ bench-quick: setup ## the same, shorter and coarser, in 3 minutes
 	@$(BIN)/python -m bench --quick $(ARGS)
 
 test-system: setup ## the tests that need Debian packages; installs them where it may
-	@bash tests/system/run $(ARGS)
+	@TEST_PROCESSES=$(TEST_PROCESSES) bash tests/system/run $(ARGS)
 
 images: ## build promptq/api and promptq/worker (ENGINE=docker|podman|buildah TAG=… PYTHON_IMAGE=…)
 	@ENGINE="$(ENGINE)" TAG="$(TAG)" PYTHON_IMAGE="$(PYTHON_IMAGE)" BUILD_FLAGS="$(BUILD_FLAGS)" k8s/images build

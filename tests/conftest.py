@@ -1,4 +1,4 @@
-"""Fixtures that every test may use. Redis is real everywhere: embedded, or ``PROMPTQ_REDIS_URL`` (make test-system)."""
+"""Fixtures that every test may use. Redis is real everywhere: the embedded one, or what the environment names."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ from jobs.redis_clients import worker_client
 from jobs.settings import Settings
 from jobs.store import JobStore
 from tests import processes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _named_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where ``TEST_REDIS_SERVER`` names a server's binary (make test-system), ``PROMPTQ_REDIS_URL`` is one of it.
+
+    Each of xdist's processes has its own: tests change its settings.
+    """
+    binary = os.environ.get("TEST_REDIS_SERVER")
+    if not binary:
+        yield
+        return
+    with processes.redis_server(tmp_path_factory.mktemp("named"), Path(binary)) as url:
+        os.environ["PROMPTQ_REDIS_URL"] = url
+        yield
+        del os.environ["PROMPTQ_REDIS_URL"]
 
 
 @pytest.fixture(scope="session")

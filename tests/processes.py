@@ -54,21 +54,22 @@ def end(process: subprocess.Popen[Any], *, within: float = 20.0) -> int:
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """The embedded server in a folder of its own; yields its URL."""
+def redis_server(folder: Path, server: Path | None = None) -> Iterator[str]:
+    """The embedded server, or another, in a folder of its own; yields its URL."""
     port = free_port()
-    process = start_redis(folder, port)
+    process = start_redis(folder, port, server)
     try:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         end(process)
 
 
-def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """The embedded server on this port, with the data that the folder holds, once it answers."""
+def start_redis(folder: Path, port: int, server: Path | None = None) -> subprocess.Popen[bytes]:
+    """The embedded server, or another, on this port, with the data that the folder holds, once it answers."""
     folder.mkdir(parents=True, exist_ok=True)
+    command = valkey.command(server or valkey.find_server(), port)
     with (folder / "redis.log").open("a") as log:
-        process = subprocess.Popen(valkey.command(valkey.find_server(), port), cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     with redis.Redis.from_url(f"redis://127.0.0.1:{port}/0") as client:
         eventually(lambda: _answers(client))
     return process
