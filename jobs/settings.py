@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     redis_sentinel_password: SecretStr | None = Field(None, description="Password of the Sentinels, if they have one.")
     durability: Literal["server", "fsync"] = Field(
         "server",
-        description="What a 202 promises: server, what Redis is set to; fsync, that the job is on disk (WAITAOF).",
+        description="What a 202 promises. server: as much as Redis is set to; fsync: a job that is on disk (WAITAOF).",
     )
     redis_max_connections: int = Field(
         100, ge=4, description="Connections that one process may hold; callers beyond it wait for a free one."
@@ -97,12 +97,12 @@ class Settings(BaseSettings):
 
     llm_api: Literal["responses", "chat"] = Field(
         "responses",
-        description="What the LLM speaks: responses, or chat completions alone; then responses are translated.",
+        description="Which API the LLM has: responses, or chat completions alone (chat; responses are translated).",
     )
     conversations: Literal["compose", "llm"] = Field(
         "compose",
-        description="Who keeps what previous_response_id leads to: compose, PromptQ, which sends all of it again; llm, "
-        "the LLM.",
+        description="Who keeps conversations (previous_response_id). compose: PromptQ, which sends all earlier turns "
+        "again; llm: the LLM.",
     )
 
     result_ttl: int = Field(
@@ -237,8 +237,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port at which a process exports Prometheus metrics, for nobody else; without it the API does at "
-        "its own port, and workers and schedulers do not.",
+        description="Separate port for Prometheus metrics. Without it the API serves /metrics at its own port; workers "
+        "and schedulers export none.",
     )
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics' port binds.")
     heartbeat_file: Path | None = Field(
