@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
-import gevent
 import structlog
 from flask import Flask, Response, g, request
 
@@ -44,6 +41,7 @@ from jobs.sealing import Sealer
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from jobs.store import JobStore
+from jobs.threads import OffTheLoop
 from jobs.tracing import Tracing
 
 _log = structlog.get_logger("promptq.api")
@@ -54,14 +52,6 @@ _DOORS = (
 _WITHOUT_KEY = frozenset(
     {"health.healthz", "health.readyz", "health.metrics", "documents.openapi", "documents.docs", "static"}
 )
-
-
-T = TypeVar("T")
-
-
-def _off_the_loop(work: Callable[[], T], /) -> T:
-    """Let a disk keep a thread waiting, not everybody."""
-    return gevent.get_hub().threadpool.apply(work)
 
 
 def create_app(settings: Settings | None = None, tracing: Tracing | None = None) -> Flask:
@@ -92,7 +82,12 @@ def create_app(settings: Settings | None = None, tracing: Tracing | None = None)
     services = Services(
         settings=settings,
         store=store,
-        files=FileStore(client, Scripts(client), open_storage(settings, offload=_off_the_loop)),
+        files=FileStore(
+            client,
+            Scripts(client),
+            open_storage(settings, offload=OffTheLoop()),
+            fsync=settings.durability == "fsync",
+        ),
         keys=KeyRing(settings),
         waiter=Waiter(listener_client(settings)),
         wakeups=Wakeups(listener_client(settings)),

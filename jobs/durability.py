@@ -1,4 +1,4 @@
-"""Jobs that count as made only once they are on Redis's disk (``PROMPTQ_DURABILITY=fsync``)."""
+"""What counts as made only once it is on Redis's disk (``PROMPTQ_DURABILITY=fsync``)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_to_disk(client: Redis, step: Script, args: list[bytes | str | int | floa
         raise answer
     if isinstance(synced, RedisError) or synced[0] < 1:
         raise AcceptanceUnknown(
-            "The job was taken, but is not on disk yet and may get lost. "
+            "This was taken, but is not on disk yet and may get lost. "
             "Repeat the request with the same Idempotency-Key.",
             retry_after=2,
         )

@@ -12,7 +12,16 @@ import structlog
 from redis import Redis
 
 from jobs import queues
-from jobs.errors import IdempotencyConflict, NotFound, OutcomeUnknown, StorageOff, StorageUnavailable, Unavailable
+from jobs.durability import run_to_disk
+from jobs.errors import (
+    AcceptanceUnknown,
+    IdempotencyConflict,
+    NotFound,
+    OutcomeUnknown,
+    StorageOff,
+    StorageUnavailable,
+    Unavailable,
+)
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.storage import ABANDONED_AFTER, Chunks, Storage
@@ -119,7 +128,9 @@ class FileStore:
     """Files. Every method raises ``StoreUnavailable`` when Redis does not answer, and those that touch contents
     ``StorageUnavailable`` when the storage does not."""
 
-    def __init__(self, client: Redis, scripts: Scripts, storage: Storage) -> None:
+    def __init__(self, client: Redis, scripts: Scripts, storage: Storage, *, fsync: bool = False) -> None:
+        """``fsync``: whether a file counts as made only once its record is on disk."""
+        self._fsync = fsync
         self._client = client
         self._scripts = scripts
         self.storage = storage
@@ -136,8 +147,9 @@ class FileStore:
         """Make a file of content that is written; or find the one that the owner's Idempotency-Key has made, and then
         delete the new content.
 
-        Raises ``StoreFull``; ``OutcomeUnknown`` if the reply was lost; ``IdempotencyConflict`` if the key was used
-        for another upload. Unless the reply was lost, no content is left that is no file's.
+        Raises ``StoreFull``; ``OutcomeUnknown`` if the reply was lost, ``AcceptanceUnknown`` if the record is not on
+        disk in time; ``IdempotencyConflict`` if the key was used for another upload. Unless it is unknown whether there
+        is a file, no content is left that is no file's.
         """
         file_id = new_file_id()
         idem = "" if new.idempotency_key is None else _idempotency_key(new.owner, new.idempotency_key)
@@ -147,8 +159,9 @@ class FileStore:
         args += [lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
         try:
             with redis_errors(lost_reply=OutcomeUnknown):
-                verdict, found, *made = self._scripts.file_create(args=args)
-        except OutcomeUnknown:
+                step = self._scripts.file_create
+                verdict, found, *made = run_to_disk(self._client, step, args) if self._fsync else step(args=args)
+        except (OutcomeUnknown, AcceptanceUnknown):
             raise
         except Unavailable:
             self.forget(new.content)

@@ -175,7 +175,9 @@ def start(settings: Settings, process: str, *, needs: Sequence[str]) -> Tracing:
         for module in needs:
             importlib.import_module(module)
     except ImportError as missing:
-        raise ValueError(f"PROMPTQ_TRACING: {missing}; pip install 'promptq[tracing]'") from missing
+        raise ValueError(
+            f"PROMPTQ_TRACING: {missing}; it takes pip install '.[tracing]' in PromptQ's repository"
+        ) from missing
     named = Resource({SERVICE_NAME: f"promptq-{process}", SERVICE_VERSION: __version__})
     resource = Resource.create().merge(named).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)

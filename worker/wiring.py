@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
 
 import gevent
 import httpx2
@@ -18,6 +17,7 @@ from jobs.scripts import Scripts
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from jobs.store import JobStore
+from jobs.threads import OffTheLoop
 from jobs.tracing import Tracing
 from jobs.tracing import start as start_tracing
 from worker.calls import Calls
@@ -27,7 +27,6 @@ from worker.metrics import WorkerMetrics
 from worker.retries import RetryPolicy
 from worker.runner import Ran, Runner
 
-T = TypeVar("T")
 _INSTRUMENTATIONS = ("opentelemetry.instrumentation.celery", "opentelemetry.instrumentation.httpx")
 
 
@@ -44,11 +43,7 @@ def make_store(app: Celery, settings: Settings) -> JobStore:
 def make_files(settings: Settings) -> FileStore:
     """Files as a worker uses them. Raises ``ValueError`` where boto3 is needed and not installed."""
     client = worker_client(settings)
-    return FileStore(client, Scripts(client), open_storage(settings, offload=_off_the_loop))
-
-
-def _off_the_loop(work: Callable[[], T], /) -> T:
-    return gevent.get_hub().threadpool.apply(work)
+    return FileStore(client, Scripts(client), open_storage(settings, offload=OffTheLoop()))
 
 
 def wire(

@@ -24,9 +24,10 @@ from jobs.storage import Chunks
 
 blueprint = Blueprint("files", __name__)
 
-#: Whatever a file holds, no browser shall take it for a page of ours.
-#: How long (seconds) a client may take to read a piece of a content.
+#: How long (seconds) a client may take to read a piece of a content, and the bytes of a piece.
 _STALLED: Final = 60.0
+_PIECE: Final = 64 * 1024
+#: Whatever a file holds, no browser shall take it for a page of ours.
 _HEADERS: Final = {
     "Content-Type": "application/octet-stream",
     "X-Content-Type-Options": "nosniff",
@@ -107,8 +108,9 @@ def _unless_it_stalls(chunks: Chunks, environ: dict[str, Any]) -> Iterator[bytes
     """The chunks, for as long as the client reads: one that does not would hold the file for ever."""
     with contextlib.closing(chunks):
         for chunk in chunks:
-            with cut_off(environ, _STALLED):
-                yield chunk
+            for start in range(0, len(chunk), _PIECE):
+                with cut_off(environ, _STALLED):
+                    yield chunk[start : start + _PIECE]
 
 
 @blueprint.delete("/v1/files/<file_id>")

@@ -10,7 +10,10 @@ end
 if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
   if known[1] and redis.call('EXISTS', file_key(known[1])) == 1 then
-    return {known[2] == fingerprint and 'known' or 'conflict', known[1]}
+    if known[2] ~= fingerprint then return {'conflict', known[1]} end
+    -- A write, though it changes nothing: who waits for the disk (WAITAOF) waits for what this connection wrote.
+    redis.call('HSET', idem, 'id', known[1])
+    return {'known', known[1]}
   end
 end
 -- Its deletion may be under way.

@@ -93,7 +93,7 @@ def open_storage(settings: Settings, *, offload: Offload | None = None) -> Stora
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("boto3", "botocore"):
             raise
-        raise ValueError("PROMPTQ_STORAGE is s3://…, which needs boto3: pip install 'promptq[s3]'") from error
+        raise ValueError("PROMPTQ_STORAGE is s3://…, which needs boto3: pip install boto3") from error
     return S3Storage.from_settings(settings)
 
 

@@ -15,8 +15,11 @@ import redis
 from jobs import durability
 from jobs.broker import MessageMaker
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, StoreFull, StoreUnavailable
+from jobs.files import File, FileStore, NewFile
 from jobs.redis_clients import api_client
+from jobs.scripts import Scripts
 from jobs.settings import Settings
+from jobs.storage.directory import DirectoryStorage
 from jobs.store import JobStore
 from tests import processes
 from tests.unit.making import FAILED, check_invariants, job, new_job, running
@@ -74,6 +77,31 @@ def test_a_disk_that_is_not_written_is_no_acceptance(durable: JobStore, server: 
     server.config_set("appendonly", "no")
     with pytest.raises(AcceptanceUnknown):
         durable.create(new_job())
+
+
+def test_a_file_counts_as_made_once_it_is_on_disk(url: str, server: redis.Redis, tmp_path: Path) -> None:
+    """Until then it is unknown whether there is a file, and its content stays; who repeats the upload finds it."""
+    storage = DirectoryStorage(tmp_path)
+    with contextlib.closing(api_client(Settings(redis_url=url, durability="fsync"))) as client:
+        files = FileStore(client, Scripts(client), storage, fsync=True)
+
+        def upload() -> File:
+            content = files.reserve()
+            with storage.writer(content) as sink:
+                sink.write(b"x")
+            whole = {"filename": "x", "purpose": "user_data", "size": 1, "lifetime": None}
+            return files.create(
+                NewFile(owner="ann", content=content, idempotency_key="k", fingerprint="f", **whole)  # type: ignore[arg-type]
+            )
+
+        server.config_set("appendfsync", "no")
+        for _ in range(2):  # the repetition finds the file, and must not answer before that is on disk
+            with pytest.raises(AcceptanceUnknown):
+                upload()
+        server.config_set("appendfsync", "always")
+        made = upload()
+        assert made == files.get(made.id, "ann")
+        assert b"".join(files.read(made)) == b"x"
 
 
 def test_errors_of_the_step_are_what_they_are_without_the_wait(durable: JobStore, server: redis.Redis) -> None:

@@ -51,7 +51,7 @@ def test_without_a_provider_the_work_is_done_all_the_same() -> None:
 def test_opentelemetry_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Whoever asks for traces without the extra is told how to get it."""
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=r"PROMPTQ_TRACING.*promptq\[tracing\]"):
+    with pytest.raises(ValueError, match=r"PROMPTQ_TRACING.*\.\[tracing\]"):
         tracing.start(Settings(tracing=True), "worker", needs=["opentelemetry.instrumentation.celery"])
 
 

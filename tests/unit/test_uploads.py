@@ -339,3 +339,11 @@ def test_no_content_reaches_redis(client: FlaskClient, redis_client: redis.Redis
     file_id = upload(client, b"a very secret prompt").get_json()["id"]
     record = redis_client.hgetall(queues.file_key(file_id))
     assert b"secret" not in json.dumps({key.decode(): value.decode() for key, value in record.items()}).encode()
+
+
+def test_a_content_goes_out_in_pieces_that_a_slow_line_takes_in_a_minute(client: FlaskClient) -> None:
+    """Each piece has a minute of its own: they are 64 kB at most, whatever the storage reads at once."""
+    made = upload(client, LINES).get_json()
+    pieces = list(client.get(f"/v1/files/{made['id']}/content").iter_encoded())
+    assert b"".join(pieces) == LINES
+    assert max(map(len, pieces)) == 64 * 1024
