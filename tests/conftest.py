@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from jobs.redis_clients import worker_client
 from jobs.settings import Settings
 from jobs.store import JobStore
 from tests import processes
+
+
+def pytest_configure() -> None:
+    """Ctrl-C counts: whoever was begun in the background ignores it, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
