@@ -137,7 +137,7 @@ class ChunkReading:
         ended = all(choice.get("finish_reason") for choice in self._choices.values())
         if not self._choices or not (self.complete or ended):
             raise LLMUnreachable("The LLM's stream ended before its last chunk.")
-        choices = [self._finished(self._choices[index]) for index in sorted(self._choices)]
+        choices = [self._finished(_joined(self._choices[index])) for index in sorted(self._choices)]
         usage = {} if self._usage is None else {"usage": self._usage}
         return {**self._head, "choices": choices, **usage}
 
@@ -242,6 +242,24 @@ def _raise_if_error(value: Mapping[str, Any]) -> None:
         raise LLMUnavailable("The LLM reported an error in its stream.")
 
 
+class _Text:
+    """A text that grows: its pieces are joined at its end, since each piece more would copy all that there is."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = list(pieces)
+
+
+def _joined(value: Any) -> Any:
+    """The same with its growing texts as what they are."""
+    if isinstance(value, _Text):
+        return "".join(value.pieces)
+    if isinstance(value, dict):
+        return {name: _joined(member) for name, member in value.items()}
+    return [_joined(item) for item in value] if isinstance(value, list) else value
+
+
 def _accumulate(known: dict[str, Any], name: str, value: Any) -> None:
     """Add a member of a chunk to what is known: texts and lists grow, objects do so member by member."""
     before = known.get(name)
@@ -257,10 +275,12 @@ def _accumulate(known: dict[str, Any], name: str, value: Any) -> None:
             before = known[name] = []
         for item in value:
             _extend(before, item)
-    elif isinstance(value, str) and isinstance(before, str) and name not in _NAMES and name != "finish_reason":
-        known[name] = before + value
-    else:
+    elif not isinstance(value, str) or name in _NAMES or name == "finish_reason":
         known[name] = value
+    elif isinstance(before, _Text):
+        before.pieces.append(value)
+    else:
+        known[name] = _Text(before, value) if isinstance(before, str) else value
 
 
 def _extend(items: list[Any], item: Any) -> None:

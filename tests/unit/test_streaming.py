@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -92,6 +94,28 @@ def test_chunks_add_up_to_a_completion() -> None:
     assert second["message"] == {"role": "assistant", "content": None, "refusal": "No"}
     assert answer["usage"] == {"total_tokens": 7}
     assert len(told) == 8, "nobody asked for the chunk with the usage"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda text: choice(content=text),
+        lambda text: choice(tool_calls=[{"index": 0, "function": {"arguments": text}}]),
+        lambda text: {"index": 0, "text": text},
+    ],
+    ids=["a message", "arguments", "a completion"],
+)
+def test_a_long_answer_is_not_copied_with_each_piece(piece: Callable[[str], dict[str, Any]]) -> None:
+    """An answer of 8 MB in 2,000 pieces takes no longer than to read them: else it would hold up all other streams."""
+    reading = reading_of(CHAT_COMPLETIONS if "delta" in piece("") else COMPLETIONS, {})
+    data = chunk(piece("x" * 4096))
+    began = time.process_time()
+    for _ in range(2000):
+        reading.take(data)
+    reading.take(DONE)
+    answer = reading.answer()
+    assert time.process_time() - began < 1
+    assert "x" * 4096 * 2000 in json.dumps(answer)
 
 
 @pytest.mark.parametrize("asked", [True, False])
