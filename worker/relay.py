@@ -15,7 +15,8 @@ from gevent.event import Event as Signal
 from jobs.errors import StoreUnavailable
 from jobs.model import RESPONSES, Claim
 from jobs.streams import Entry, Streams, first_number
-from worker.streaming import Event, merged
+from worker.merging import merged
+from worker.streaming import Event
 
 #: Seconds between two appends: a fast LLM costs few round trips, and what comes alone goes at once.
 _GATHER: Final = 0.02

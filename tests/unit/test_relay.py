@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
+import redis
 
+from jobs import queues
 from jobs.errors import StoreUnavailable
 from jobs.model import RESPONSES, Claim
 from jobs.store import JobStore
@@ -126,6 +129,30 @@ def test_beyond_its_size_pieces_are_put_together_and_nothing_is_lost(store: JobS
     assert "".join(json.loads(one.data)["delta"] for one in found) == "".join(f"{number}," for number in range(300))
     assert [json.loads(one.data)["sequence_number"] for one in found] == list(range(len(found)))
     assert len(found) < 60
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        lambda text: {"reasoning_content": text},
+        lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]},
+    ],
+    ids=["reasoning", "arguments"],
+)
+def test_a_stream_of_chunks_is_bounded_whatever_it_says(
+    store: JobStore, redis_client: redis.Redis, delta: Callable[[str], Any]
+) -> None:
+    """What an LLM thinks and what it calls takes no more of Redis than what it writes."""
+    held = running(store, stream=True)
+    relay = relay_for(store, held, max_bytes=500)
+    for number in range(2000):
+        value = {"choices": [{"index": 0, "delta": delta(f"{number},"), "finish_reason": None}]}
+        relay.tell(Event(json.dumps(value).encode(), value, delta=True))
+    relay.flush()
+    found = stored(store, held)
+    assert len(found) < 10
+    assert sum(len(one.data) for one in found) < 20_000
+    assert redis_client.memory_usage(queues.deltas_key(held.job.id)) < 40_000
 
 
 def test_a_redis_that_is_away_costs_nothing(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
