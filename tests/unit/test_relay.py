@@ -72,6 +72,18 @@ def test_a_response_gets_our_id_and_our_numbers(store: JobStore) -> None:
     ]
 
 
+def test_what_was_asked_of_us_is_said_in_our_words(store: JobStore) -> None:
+    """The response before is ours, under whatever id the LLM knows it, if at all; and we are to keep nothing."""
+    asked = {"previous_response_id": "resp_before", "upstream_previous": "resp_llm_before", "stored": False}
+    held = running(store, endpoint=RESPONSES, stream=True, **asked)
+    relay = relay_for(store, held)
+    relay.tell(event("response.created", response={"previous_response_id": "resp_llm_before", "store": True}))
+    relay.tell(event("response.in_progress", response={"previous_response_id": None}))
+    relay.flush()
+    responses = [json.loads(one.data)["response"] for one in stored(store, held)]
+    assert [(one["previous_response_id"], one["store"]) for one in responses] == [("resp_before", False)] * 2
+
+
 def test_chunks_pass_untouched(store: JobStore) -> None:
     """A chat completion's chunks are relayed byte for byte."""
     held = running(store, stream=True)
