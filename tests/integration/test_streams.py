@@ -342,6 +342,53 @@ def test_a_reader_with_a_key_may_come_back(client: httpx2.Client, stack: Stack) 
     assert calls_of(stack, messages(prompt)) == 1
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_replay_long_after_the_end_has_whole_texts(sdk: Sdk, stack: Stack, background: bool) -> None:  # noqa: F811
+    """A minute after the end the pieces of text are gone: the SDK gets every other event under the number that it had,
+    from any number on, and the same response; the helper gets its text."""
+    prompt = unique()
+    call = {"model": "sim", "input": prompt, "background": background, "stream": True}
+    live = every(sdk, lambda client: client.responses.create(**call))
+    response_id = live[-1].response.id
+    with redis.Redis.from_url(stack.redis) as store:
+        assert 0 < store.pttl(queues.deltas_key(response_id)) <= 60_000
+        store.delete(queues.deltas_key(response_id))
+    lasting = [event for event in live if event.type != TEXT]
+    assert len(lasting) < len(live)
+    replay = every(sdk, lambda client: client.responses.retrieve(response_id, stream=True))
+    assert [(event.type, event.sequence_number) for event in replay] == [
+        (event.type, event.sequence_number) for event in lasting
+    ]
+    # What was told before the LLM was asked is made anew.
+    assert replay[2 * background :] == lasting[2 * background :]
+    assert [event.text for event in replay if event.type == "response.output_text.done"] == [answer_to(prompt)]
+    for after in (0, live[len(live) // 2].sequence_number, live[-1].sequence_number - 1):
+        about = {"stream": True, "starting_after": after}
+        rest = every(sdk, lambda client, about=about: client.responses.retrieve(response_id, **about))
+        assert rest == [event for event in replay if event.sequence_number > after]
+    helped = every(sdk, lambda client: client.responses.stream(response_id=response_id))
+    assert helped[-1].response.output_text == answer_to(prompt)
+    assert calls_of(stack, prompt) == 1
+
+
+def test_a_chat_completion_long_after_its_end_is_its_whole_answer(sdk: Sdk, stack: Stack) -> None:  # noqa: F811
+    """The same request with the same Idempotency-Key gets the same text once the pieces are gone, and its usage."""
+    prompt, headers = unique(), {"Idempotency-Key": uuid.uuid4().hex}
+    call = {"model": "sim", "messages": messages(prompt), "stream": True, "stream_options": {"include_usage": True}}
+    live = every(sdk, lambda client: client.chat.completions.create(**call, extra_headers=headers))
+    with redis.Redis.from_url(stack.redis) as store:
+        assert sum(store.delete(key) for key in store.scan_iter(queues.deltas_key("*"))) > 0
+    again = every(sdk, lambda client: client.chat.completions.create(**call, extra_headers=headers))
+    assert len(again) < len(live)
+    for chunks in (live, again):
+        said = [chunk.choices[0] for chunk in chunks if chunk.choices]
+        assert "".join(choice.delta.content or "" for choice in said) == answer_to(prompt)
+        assert said[-1].finish_reason == "stop"
+        assert (chunks[-1].choices, chunks[-1].usage) == ([], live[-1].usage)
+    assert {chunk.id for chunk in again} == {live[0].id}
+    assert calls_of(stack, messages(prompt)) == 1
+
+
 def test_a_reader_who_does_not_read_holds_up_nobody(client: httpx2.Client, stack: Stack) -> None:
     """The worker relays into Redis whatever the client does, and the job ends."""
     prompt = unique() + "x" * 2_000_000
