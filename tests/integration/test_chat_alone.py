@@ -13,7 +13,6 @@ import redis
 
 from jobs import queues
 from tests import processes
-from tests.integration.batching import check_books, ended, start
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, unique
 from tests.integration.test_sdk import Sdk, sdk_on
@@ -176,36 +175,6 @@ def test_a_stream_in_translation_ends_as_its_llm_says(sdk: Sdk) -> None:
     assert cut[-1].response.incomplete_details.reason == "max_output_tokens"
     with pytest.raises(openai.BadRequestError):
         every(sdk, lambda client: client.responses.create(model="sim-400", input=unique(), stream=True))
-
-
-def test_a_batch_of_responses_is_answered_in_translation(chatting: Stack) -> None:
-    """Each line's answer is a response; what chat completions cannot say is that line's error, and no LLM call."""
-    prompts = {f"line-{number}": unique() for number in range(3)}
-    body = {"model": "sim", "instructions": "Be brief."}
-
-    def messages(prompt: str) -> list[dict[str, str]]:
-        return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]
-
-    lines: list[object] = [
-        {"custom_id": name, "method": "POST", "url": "/v1/responses", "body": {**body, "input": prompt}}
-        for name, prompt in prompts.items()
-    ]
-    prompt = unique()
-    refused = {**body, "input": prompt, "tools": [{"type": "web_search"}]}
-    lines.append({"custom_id": "refused", "method": "POST", "url": "/v1/responses", "body": refused})
-    with chatting.client() as client:
-        batch = ended(client, start(client, lines, endpoint="/v1/responses")["id"])
-        done, failed = check_books(client, batch, [*prompts, "refused"])
-    for one in done:
-        response, asked = one["response"]["body"], prompts[one["custom_id"]]
-        assert (response["object"], response["instructions"]) == ("response", "Be brief.")
-        (text,) = response["output"][0]["content"]
-        assert text["text"] == f"Simulated answer to: {asked}"
-        assert calls_of(chatting, messages(asked)) == 1
-    (failure,) = failed
-    assert (failure["custom_id"], failure["error"]["code"]) == ("refused", "unsupported_by_llm")
-    assert "tools.0.type" in failure["error"]["message"]
-    assert calls_of(chatting, messages(prompt)) == 0
 
 
 def test_a_stream_that_breaks_off_is_tried_again(sdk: Sdk, chatting: Stack) -> None:
