@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ _GATHER: Final = 0.02
 #: How long (seconds) Redis may be away before a stream ends, and how often it is asked.
 _PATIENCE: Final = 10.0
 _PAUSE: Final = 0.5
-#: What a client that does not read has on top of the longest stream before its connection is closed.
+#: What a client that does not read has on top of the longest wait before its connection is closed.
 _MARGIN: Final = 15.0
 _HEADERS: Final = {
     "Cache-Control": "no-cache, no-transform",
@@ -129,8 +129,11 @@ class _Stream:
     stored: bool = True
 
     def tell(self) -> Iterator[bytes]:
-        """What goes out, piece by piece. Raises ``PromptQError`` and ``EndedFirst`` before the first piece only."""
-        limit = self.services.settings.max_wait
+        """What goes out, piece by piece. Raises ``PromptQError`` and ``EndedFirst`` before the first piece only.
+
+        It ends with its job, or when ``PROMPTQ_MAX_WAIT`` has gone by without an event: how long an answer may take is
+        for the limits of the job and its LLM call.
+        """
         gone, wake = threading.Event(), threading.Event()
 
         def on_gone() -> None:
@@ -141,12 +144,12 @@ class _Stream:
         try:
             with (
                 on_disconnect(dict(self.environ), on_gone),
-                cut_off(dict(self.environ), limit + _MARGIN),
+                cut_off(dict(self.environ), self.services.settings.max_wait + _MARGIN) as goes_on,
             ):
                 if not self.patient:
                     yield self.opening or KEEP_ALIVE
                 with self.services.wakeups.watch(self.job_id, wake):
-                    yield from self._follow(time.monotonic() + limit, gone, wake)
+                    yield from self._follow(gone, wake, goes_on)
             stays = not gone.is_set()
         except GeneratorExit:
             raise
@@ -161,10 +164,12 @@ class _Stream:
             elif self.cancels and not stays and not self.follower.over:
                 self._cancel()
 
-    def _follow(self, deadline: float, gone: threading.Event, wake: threading.Event) -> Iterator[bytes]:
+    def _follow(self, gone: threading.Event, wake: threading.Event, goes_on: Callable[[], None]) -> Iterator[bytes]:
         begun, away_since = not self.patient, None
+        deadline = time.monotonic() + self.services.settings.max_wait
         while True:
             wake.clear()
+            goes_on()
             read_at = time.monotonic()
             try:
                 with self.services.wakeups.turn():
@@ -180,6 +185,8 @@ class _Stream:
             if text:
                 begun = True
                 yield text
+                # From when it was taken: a slow reader has not waited for us.
+                deadline = time.monotonic() + self.services.settings.max_wait
             if self.follower.over:
                 return
             if gone.is_set():
@@ -207,7 +214,7 @@ class _Stream:
         if self.services.closing.is_set():
             return WaitTimeout.code, "The server is restarting"
         if time.monotonic() >= deadline:
-            return WaitTimeout.code, "The job did not end in time for this request"
+            return WaitTimeout.code, "Nothing more came from the job in time for this request"
         if away_since is not None and time.monotonic() - away_since > _PATIENCE:
             return StoreUnavailable.code, "The job store went away while this request waited"
         return None

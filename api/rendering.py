@@ -11,6 +11,7 @@ from jobs.errors import LLMRateLimited, LLMUnsupported
 from jobs.files import File
 from jobs.model import RESPONSES, Job, JobStatus
 from jobs.queue_control import QueueState
+from jobs.responses import own_members
 from jobs.webhooks import Delivery, Endpoint
 
 #: What a Response repeats of the request until the LLM has answered, and what OpenAI says where it was not given.
@@ -153,20 +154,7 @@ def response_answer(job: Job, position: int | None = None) -> dict[str, Any]:
         upstream_id = response.get("id")
     else:
         response, upstream_id = _sketch(job), None
-    response.update(
-        id=job.id,
-        object="response",
-        created_at=job.created_at,
-        status=job.status.value,
-        background=job.background,
-    )
-    if job.previous_response_id is not None:
-        # The LLM was told another id, or none.
-        response["previous_response_id"] = job.previous_response_id
-    if not job.stored:
-        response["store"] = False
-    if upstream_id is not None:
-        response["upstream_id"] = str(upstream_id)
+    response.update(own_members(job, upstream_id), object="response", status=job.status.value)
     if position is not None:
         response["queue_position"] = position
     # An LLM that leaves out what the SDK's type requires must not crash the SDK.

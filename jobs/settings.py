@@ -81,7 +81,11 @@ class Settings(BaseSettings):
         4 * 1024 * 1024, ge=1, description="Largest prompt (input, messages or prompt, as JSON); larger gets a 413."
     )
     max_wait: float = Field(
-        300, gt=0, le=3600, description="How long a synchronous call is held open before it gets a 504."
+        300,
+        gt=0,
+        le=3600,
+        description="How long a synchronous call is held open before it gets a 504, and how long a stream goes on "
+        "without an event.",
     )
     models_cache_seconds: float = Field(30, ge=0, description="How long the list of models is cached.")
 

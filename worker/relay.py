@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,8 +13,10 @@ from gevent.event import Event as Signal
 
 from jobs.errors import StoreUnavailable
 from jobs.model import RESPONSES, Claim
+from jobs.responses import own_members
 from jobs.streams import Entry, Streams, first_number
-from worker.streaming import Event, merged
+from worker.merging import merged
+from worker.streaming import Event
 
 #: Seconds between two appends: a fast LLM costs few round trips, and what comes alone goes at once.
 _GATHER: Final = 0.02
@@ -123,15 +124,8 @@ class Relay:
             return _NUMBER.sub(b'"sequence_number":%d' % number, event.data)
         changed: dict[str, Any] = {**event.value, "sequence_number": number}
         if isinstance(response, dict):
-            changed["response"] = self._our_response(response)
+            changed["response"] = {**response, **own_members(self._claim.job, response.get("id"))}
         return json.dumps(changed, separators=(",", ":")).encode("ascii")
-
-    def _our_response(self, response: Mapping[str, Any]) -> dict[str, Any]:
-        job = self._claim.job
-        ours = {**response, "id": job.id, "created_at": job.created_at, "background": job.background}
-        if response.get("id") is not None:
-            ours["upstream_id"] = str(response["id"])
-        return ours
 
     def _flush_as_it_comes(self) -> None:
         while not self._over:

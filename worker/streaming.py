@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from jobs import strict_json
@@ -14,23 +14,10 @@ from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 DONE: Final = b"[DONE]"
 #: A response's events that end it; each carries all of it.
 FINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
-#: A response's events that are pieces of a text, which an event that follows repeats as a whole. Pieces of audio and of
-#: images are not here: put together they are not what their parts are.
-_TEXT_DELTAS: Final = frozenset(
-    f"response.{what}.delta"
-    for what in (
-        *("output_text", "refusal", "reasoning_text", "reasoning_summary_text", "function_call_arguments"),
-        *("custom_tool_call_input", "mcp_call_arguments", "code_interpreter_call_code"),
-    )
-)
-#: What differs from one piece of a text to the next, besides the piece.
-_OF_A_PIECE: Final = frozenset({"delta", "sequence_number", "obfuscation", "logprobs"})
 #: Members of a chunk's delta that say what it belongs to; all other strings are pieces.
-_NAMES: Final = frozenset({"index", "id", "type", "role"})
+NAMES: Final = frozenset({"index", "id", "type", "role"})
 #: Members of a chunk that are none of the answer's.
 _OF_A_CHUNK: Final = frozenset({"choices", "object", "usage", "obfuscation"})
-#: Bytes of the events that are put together into one.
-_PUT_TOGETHER: Final = 64 * 1024
 _FINAL_CODES: Final = frozenset(
     {
         *("insufficient_quota", "invalid_prompt", "invalid_request_error", "context_length_exceeded"),
@@ -137,7 +124,7 @@ class ChunkReading:
         ended = all(choice.get("finish_reason") for choice in self._choices.values())
         if not self._choices or not (self.complete or ended):
             raise LLMUnreachable("The LLM's stream ended before its last chunk.")
-        choices = [self._finished(self._choices[index]) for index in sorted(self._choices)]
+        choices = [self._finished(_joined(self._choices[index])) for index in sorted(self._choices)]
         usage = {} if self._usage is None else {"usage": self._usage}
         return {**self._head, "choices": choices, **usage}
 
@@ -189,26 +176,6 @@ def streamed(endpoint: str, body: bytes, parsed: Mapping[str, Any]) -> bytes:
     return json.dumps(more, separators=(",", ":")).encode("ascii")[:-1] + b"," + body.lstrip()[1:]
 
 
-def merged(events: Sequence[Event]) -> list[Event]:
-    """The same with neighbouring pieces of one text put together, of which nothing is lost."""
-    found: list[Event] = []
-    size = 0
-    for event in events:
-        # Bounded: each piece more copies what there is.
-        value = _together(found[-1], event) if found and size < _PUT_TOGETHER else None
-        if value is None:
-            found.append(event)
-            size = len(event.data)
-        else:
-            # Written at the end, and once.
-            found[-1] = replace(event, value=value, data=b"")
-            size += len(event.data)
-    return [
-        event if event.data else replace(event, data=json.dumps(event.value, separators=(",", ":")).encode("ascii"))
-        for event in found
-    ]
-
-
 def error_of(error: Mapping[str, Any]) -> LLMError:
     """The error that an LLM reports in its stream, in its own words."""
     code, kind = error.get("code"), error.get("type")
@@ -242,6 +209,24 @@ def _raise_if_error(value: Mapping[str, Any]) -> None:
         raise LLMUnavailable("The LLM reported an error in its stream.")
 
 
+class _Text:
+    """A text that grows: its pieces are joined at its end, since each piece more would copy all that there is."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = list(pieces)
+
+
+def _joined(value: Any) -> Any:
+    """The same with its growing texts as what they are."""
+    if isinstance(value, _Text):
+        return "".join(value.pieces)
+    if isinstance(value, dict):
+        return {name: _joined(member) for name, member in value.items()}
+    return [_joined(item) for item in value] if isinstance(value, list) else value
+
+
 def _accumulate(known: dict[str, Any], name: str, value: Any) -> None:
     """Add a member of a chunk to what is known: texts and lists grow, objects do so member by member."""
     before = known.get(name)
@@ -257,10 +242,12 @@ def _accumulate(known: dict[str, Any], name: str, value: Any) -> None:
             before = known[name] = []
         for item in value:
             _extend(before, item)
-    elif isinstance(value, str) and isinstance(before, str) and name not in _NAMES and name != "finish_reason":
-        known[name] = before + value
-    else:
+    elif not isinstance(value, str) or name in NAMES or name == "finish_reason":
         known[name] = value
+    elif isinstance(before, _Text):
+        before.pieces.append(value)
+    else:
+        known[name] = _Text(before, value) if isinstance(before, str) else value
 
 
 def _extend(items: list[Any], item: Any) -> None:
@@ -274,54 +261,3 @@ def _extend(items: list[Any], item: Any) -> None:
         items.append(found)
     for name, piece in item.items():
         _accumulate(found, name, piece)
-
-
-def _together(first: Event, second: Event) -> dict[str, Any] | None:
-    """Two pieces of one text as one; None if they are not."""
-    if first.type != second.type or not (first.delta and second.delta):
-        return None
-    return _pieces(first.value, second.value) if first.type else _chunks(first.value, second.value)
-
-
-def _pieces(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any] | None:
-    if first["type"] not in _TEXT_DELTAS or _without(first, _OF_A_PIECE) != _without(second, _OF_A_PIECE):
-        return None
-    texts, logprobs = (first.get("delta"), second.get("delta")), (first.get("logprobs"), second.get("logprobs"))
-    if not (isinstance(texts[0], str) and isinstance(texts[1], str)) or any(logprobs):
-        return None
-    return {**second, "delta": texts[0] + texts[1]}
-
-
-def _chunks(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any] | None:
-    names = frozenset({"choices", "obfuscation"})
-    if _without(first, names) != _without(second, names):
-        return None
-    choices: list[Any] = [value["choices"][0] if len(value["choices"]) == 1 else None for value in (first, second)]
-    texts = [_text_of(choice) for choice in choices]
-    if None in texts or choices[0].get("index") != choices[1].get("index"):
-        return None
-    text = "".join(texts)  # type: ignore[arg-type]  # none of them is None
-    choice = dict(choices[1])
-    if "delta" in choice:
-        choice["delta"] = {**choice["delta"], "content": text}
-    else:
-        choice["text"] = text
-    return {**second, "choices": [choice]}
-
-
-def _text_of(choice: Any) -> str | None:
-    """The text of a choice that brings nothing else; None for any other."""
-    if not isinstance(choice, dict) or choice.get("finish_reason") or choice.get("logprobs"):
-        return None
-    if _without(choice, frozenset({"index", "delta", "text", "finish_reason", "logprobs"})):
-        return None
-    delta = choice.get("delta")
-    if delta is None:
-        text = choice.get("text")
-    else:
-        text = delta.get("content") if isinstance(delta, dict) and delta.keys() == {"content"} else None
-    return text if isinstance(text, str) else None
-
-
-def _without(value: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    return {name: member for name, member in value.items() if name not in names}

@@ -9,7 +9,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+import redis
 
+from jobs import queues
 from tests import processes
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, unique
@@ -131,7 +133,48 @@ def test_a_function_call_is_streamed(sdk: Sdk, chatting: Stack) -> None:
         ),
     )
     assert text_of(following) == f"Simulated answer to: {prompt}"
-    assert following[-1].response.previous_response_id == events[-1].response.id
+    carried = [event.response for event in following if hasattr(event, "response")]
+    assert [response.previous_response_id for response in carried] == [events[-1].response.id] * len(carried)
+    assert len(carried) == 3
+
+
+def test_a_stream_in_translation_is_dropped_resumed_and_replayed(sdk: Sdk, chatting: Stack) -> None:
+    """Who drops comes back with ``starting_after``; when the pieces of text are gone the events are those that last."""
+    prompt = unique("a prompt of some length, so that its answer comes in several pieces")
+    call = {"model": "sim", "input": prompt, "background": True, "stream": True}
+    first = every(sdk, lambda client: client.responses.create(**call), most=7)
+    response_id, last = first[0].response.id, first[-1].sequence_number
+    rest = every(sdk, lambda client: client.responses.retrieve(response_id, stream=True, starting_after=last))
+    live = first + rest
+    assert numbered(live) == list(range(len(live)))
+    assert text_of(live) == live[-1].response.output_text == f"Simulated answer to: {prompt}"
+    with redis.Redis.from_url(chatting.redis) as store:
+        assert store.delete(queues.deltas_key(response_id)) == 1
+    replay = every(sdk, lambda client: client.responses.retrieve(response_id, stream=True, starting_after=1))
+    assert replay == [event for event in live[2:] if event.type != TEXT]
+    helped = every(sdk, lambda client: client.responses.stream(response_id=response_id))
+    assert helped[-1].response.output_text == f"Simulated answer to: {prompt}"
+    assert calls_of(chatting, [{"role": "user", "content": prompt}]) == 1
+
+
+def test_the_helper_of_the_sdk_follows_a_translation(sdk: Sdk) -> None:
+    """``responses.stream`` puts text and calls together; what is not stored says so in each event."""
+    prompt = unique()
+    made = every(sdk, lambda client: client.responses.stream(model="sim", input=prompt, store=False))
+    assert [event.snapshot for event in made if event.type == TEXT][-1] == f"Simulated answer to: {prompt}"
+    assert {event.response.store for event in made if hasattr(event, "response")} == {False}
+    called = every(sdk, lambda client: client.responses.stream(model="sim-tool", input=prompt, tools=[TOOL]))
+    snapshots = [event.snapshot for event in called if event.type == "response.function_call_arguments.delta"]
+    assert snapshots[-1] == called[-1].response.output[0].arguments
+
+
+def test_a_stream_in_translation_ends_as_its_llm_says(sdk: Sdk) -> None:
+    """An answer that was cut at its length is incomplete; a refusal before the first event has its status."""
+    cut = every(sdk, lambda client: client.responses.create(model="sim-incomplete", input=unique(), stream=True))
+    assert cut[-1].type == "response.incomplete"
+    assert cut[-1].response.incomplete_details.reason == "max_output_tokens"
+    with pytest.raises(openai.BadRequestError):
+        every(sdk, lambda client: client.responses.create(model="sim-400", input=unique(), stream=True))
 
 
 def test_a_stream_that_breaks_off_is_tried_again(sdk: Sdk, chatting: Stack) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests import processes
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, ended, everything_in, read, running, unique
-from tests.integration.test_sdk import Sdk, sdk  # noqa: F401  # the fixture
+from tests.integration.test_sdk import Sdk, sdk, sdk_on  # noqa: F401  # the fixture
 from tests.integration.test_streams import every, text_of
 from tests.integration.test_synchronous import connect
 from tests.processes import Stack, eventually
@@ -302,3 +302,27 @@ def test_an_llm_that_keeps_conversations_is_told_its_own_id(keeping: Stack) -> N
         body = {"model": "sim", "input": "x", "previous_response_id": first["id"]}
         refused(client.post(RESPONSES, json=body), 400, "previous_response_not_found", "previous_response_id")
     assert calls_of(keeping, prompt) == 1
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_streamed_turn_names_the_response_before_as_its_caller_knows_it(keeping: Stack, kind: str) -> None:
+    """With PROMPTQ_CONVERSATIONS=llm each event that carries the response says our id, and the LLM was sent its own."""
+    prompt = unique()
+    with keeping.client() as client, sdk_on(keeping, kind) as keeper:
+        first = created(client, input=unique())
+        for background in (False, True):
+            body = {"model": "sim", "input": prompt, "previous_response_id": first["id"], "background": background}
+            events = every(keeper, lambda client, body=body: client.responses.create(**body, stream=True))
+            assert text_of(events) == f"Simulated answer to: {prompt}" == events[-1].response.output_text
+            carried = [event.response for event in events if hasattr(event, "response")]
+            assert len(carried) == 3 + background
+            assert {response.previous_response_id for response in carried} == {first["id"]}
+            assert {response.id for response in carried} == {events[0].response.id}
+            result = read(client, events[-1].response.id)["result"]
+            assert result["previous_response_id"] == first["upstream_id"] != first["id"]
+            about = {"response_id": carried[0].id, "stream": True}
+            replay = every(keeper, lambda client, about=about: client.responses.retrieve(**about))
+            # What was told before the LLM was asked is made anew, and knows more by now.
+            assert replay[2 * background :] == events[2 * background :]
+            assert {event.response.previous_response_id for event in replay[:2]} == {first["id"]}
+    assert calls_of(keeping, prompt) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -22,13 +24,20 @@ from tests.processes import Stack, eventually
 TEXT = "response.output_text.delta"
 
 
-@pytest.fixture
-def slowly(stack: Stack) -> Iterator[None]:
-    """The LLM writes some 25 pieces of a text a second."""
+@contextlib.contextmanager
+def writing_slowly(stack: Stack) -> Iterator[None]:
+    """The stack's LLM writes some 25 pieces of a text a second."""
     control = stack.llm.removesuffix("/v1") + "/control"
     httpx2.post(control, json={"tokens_per_second": 50}).raise_for_status()
     yield
     httpx2.post(control, json={"tokens_per_second": None}).raise_for_status()
+
+
+@pytest.fixture
+def slowly(stack: Stack) -> Iterator[None]:
+    """The LLM of the shared stack writes slowly."""
+    with writing_slowly(stack):
+        yield
 
 
 def every(sdk: Sdk, call: Any, *, most: int | None = None) -> list[Any]:  # noqa: F811
@@ -333,6 +342,53 @@ def test_a_reader_with_a_key_may_come_back(client: httpx2.Client, stack: Stack) 
     assert calls_of(stack, messages(prompt)) == 1
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_replay_long_after_the_end_has_whole_texts(sdk: Sdk, stack: Stack, background: bool) -> None:  # noqa: F811
+    """A minute after the end the pieces of text are gone: the SDK gets every other event under the number that it had,
+    from any number on, and the same response; the helper gets its text."""
+    prompt = unique()
+    call = {"model": "sim", "input": prompt, "background": background, "stream": True}
+    live = every(sdk, lambda client: client.responses.create(**call))
+    response_id = live[-1].response.id
+    with redis.Redis.from_url(stack.redis) as store:
+        assert 0 < store.pttl(queues.deltas_key(response_id)) <= 60_000
+        store.delete(queues.deltas_key(response_id))
+    lasting = [event for event in live if event.type != TEXT]
+    assert len(lasting) < len(live)
+    replay = every(sdk, lambda client: client.responses.retrieve(response_id, stream=True))
+    assert [(event.type, event.sequence_number) for event in replay] == [
+        (event.type, event.sequence_number) for event in lasting
+    ]
+    # What was told before the LLM was asked is made anew.
+    assert replay[2 * background :] == lasting[2 * background :]
+    assert [event.text for event in replay if event.type == "response.output_text.done"] == [answer_to(prompt)]
+    for after in (0, live[len(live) // 2].sequence_number, live[-1].sequence_number - 1):
+        about = {"stream": True, "starting_after": after}
+        rest = every(sdk, lambda client, about=about: client.responses.retrieve(response_id, **about))
+        assert rest == [event for event in replay if event.sequence_number > after]
+    helped = every(sdk, lambda client: client.responses.stream(response_id=response_id))
+    assert helped[-1].response.output_text == answer_to(prompt)
+    assert calls_of(stack, prompt) == 1
+
+
+def test_a_chat_completion_long_after_its_end_is_its_whole_answer(sdk: Sdk, stack: Stack) -> None:  # noqa: F811
+    """The same request with the same Idempotency-Key gets the same text once the pieces are gone, and its usage."""
+    prompt, headers = unique(), {"Idempotency-Key": uuid.uuid4().hex}
+    call = {"model": "sim", "messages": messages(prompt), "stream": True, "stream_options": {"include_usage": True}}
+    live = every(sdk, lambda client: client.chat.completions.create(**call, extra_headers=headers))
+    with redis.Redis.from_url(stack.redis) as store:
+        assert sum(store.delete(key) for key in store.scan_iter(queues.deltas_key("*"))) > 0
+    again = every(sdk, lambda client: client.chat.completions.create(**call, extra_headers=headers))
+    assert len(again) < len(live)
+    for chunks in (live, again):
+        said = [chunk.choices[0] for chunk in chunks if chunk.choices]
+        assert "".join(choice.delta.content or "" for choice in said) == answer_to(prompt)
+        assert said[-1].finish_reason == "stop"
+        assert (chunks[-1].choices, chunks[-1].usage) == ([], live[-1].usage)
+    assert {chunk.id for chunk in again} == {live[0].id}
+    assert calls_of(stack, messages(prompt)) == 1
+
+
 def test_a_reader_who_does_not_read_holds_up_nobody(client: httpx2.Client, stack: Stack) -> None:
     """The worker relays into Redis whatever the client does, and the job ends."""
     prompt = unique() + "x" * 2_000_000
@@ -376,7 +432,7 @@ def test_a_deleted_response_ends_its_stream(client: httpx2.Client) -> None:
 
 
 def test_a_stream_ends_with_the_longest_wait(alice: httpx2.Client, full: list[str]) -> None:
-    """After PROMPTQ_MAX_WAIT a stream that has begun says where to go on; one that has not is a 504."""
+    """After PROMPTQ_MAX_WAIT in the queue a stream that has begun says where to go on; one that has not is a 504."""
     assert full
     body = {"model": "sim", "input": unique(), "stream": True}
     late = alice.post("/v1/responses", json=body)
@@ -385,6 +441,35 @@ def test_a_stream_ends_with_the_longest_wait(alice: httpx2.Client, full: list[st
         *_, last = events_in(answer)
     assert (last["type"], last["code"], last["sequence_number"]) == ("error", "wait_timeout", 1)
     assert "starting_after=1" in last["message"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_stream_goes_on_for_as_long_as_something_comes(alice: httpx2.Client, small: Stack, background: bool) -> None:
+    """An answer that takes several times PROMPTQ_MAX_WAIT is streamed to its end: nobody has waited for long."""
+    prompt = unique(
+        "a prompt of such a length that its answer takes the LLM three or four seconds, or somewhat more, " * 5
+    )
+    with writing_slowly(small):
+        body = {"model": "sim", "input": prompt, "stream": True, "background": background}
+        began = time.monotonic()
+        events = events_in_whole(alice, "POST", "/v1/responses", json=body)
+        assert time.monotonic() - began > 2
+    assert events[-1]["type"] == "response.completed"
+    assert "".join(event["delta"] for event in events if event["type"] == TEXT) == answer_to(prompt)
+    assert calls_of(small, prompt) == 1
+
+
+def test_a_stream_that_falls_silent_ends(alice: httpx2.Client, small: Stack) -> None:
+    """PROMPTQ_MAX_WAIT after the last event it says where to go on, and the job goes on."""
+    body = {"model": "sim-stall", "input": unique("long enough for half of it "), "background": True, "stream": True}
+    *events, last = events_in_whole(alice, "POST", "/v1/responses", json=body)
+    job_id = events[0]["response"]["id"]
+    assert any(event["type"] == TEXT for event in events)
+    assert (last["type"], last["code"]) == ("error", "wait_timeout")
+    assert last["sequence_number"] == events[-1]["sequence_number"]
+    assert f"{job_id}?stream=true&starting_after={last['sequence_number']}" in last["message"]
+    assert read(alice, job_id)["status"] == "in_progress"
+    alice.post(f"/v1/responses/{job_id}/cancel").raise_for_status()
 
 
 def test_any_replica_serves_any_stream(small: Stack, alice: httpx2.Client, bob: httpx2.Client) -> None:

@@ -171,9 +171,9 @@ def test_reads_are_sent_again_where_no_answer_came() -> None:
 
 @each_way_in
 def test_whoever_waits_is_waited_for(at: tuple[str, str]) -> None:
-    """Longer than PROMPTQ_MAX_WAIT, on every route, and no single try is shorter."""
+    """Longer than PROMPTQ_MAX_WAIT and a stream's LLM call together, on every route, and no single try is shorter."""
     for route in routes(rendered(ISTIO), *at):
-        assert float(route["timeout"].removesuffix("s")) > Settings().max_wait
+        assert float(route["timeout"].removesuffix("s")) > Settings().max_wait + Settings().call_timeout
         assert "perTryTimeout" not in route["retries"]
 
 

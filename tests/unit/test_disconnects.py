@@ -26,5 +26,18 @@ def test_who_is_done_in_time_is_left_alone() -> None:
         gevent.sleep(0.1)
         ours.sendall(b"x")
         assert theirs.recv(1) == b"x"
-    with cut_off({}, 0):
-        pass
+    with cut_off({}, 0) as goes_on:
+        goes_on()
+
+
+def test_who_goes_on_is_left_alone() -> None:
+    """The time is counted from the last piece that was taken, however many there were."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, gevent.Timeout(10), cut_off({"gunicorn.socket": ours}, 1.0) as goes_on:
+        for _ in range(6):
+            gevent.sleep(0.2)
+            goes_on()
+            ours.sendall(b"x")
+        assert theirs.recv(100) == b"x" * 6
+        with pytest.raises(BrokenPipeError):
+            ours.sendall(b"x" * 10_000_000)

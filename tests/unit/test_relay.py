@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
+import redis
 
+from jobs import queues
 from jobs.errors import StoreUnavailable
 from jobs.model import RESPONSES, Claim
 from jobs.store import JobStore
@@ -69,6 +72,18 @@ def test_a_response_gets_our_id_and_our_numbers(store: JobStore) -> None:
     ]
 
 
+def test_what_was_asked_of_us_is_said_in_our_words(store: JobStore) -> None:
+    """The response before is ours, under whatever id the LLM knows it, if at all; and we are to keep nothing."""
+    asked = {"previous_response_id": "resp_before", "upstream_previous": "resp_llm_before", "stored": False}
+    held = running(store, endpoint=RESPONSES, stream=True, **asked)
+    relay = relay_for(store, held)
+    relay.tell(event("response.created", response={"previous_response_id": "resp_llm_before", "store": True}))
+    relay.tell(event("response.in_progress", response={"previous_response_id": None}))
+    relay.flush()
+    responses = [json.loads(one.data)["response"] for one in stored(store, held)]
+    assert [(one["previous_response_id"], one["store"]) for one in responses] == [("resp_before", False)] * 2
+
+
 def test_chunks_pass_untouched(store: JobStore) -> None:
     """A chat completion's chunks are relayed byte for byte."""
     held = running(store, stream=True)
@@ -126,6 +141,30 @@ def test_beyond_its_size_pieces_are_put_together_and_nothing_is_lost(store: JobS
     assert "".join(json.loads(one.data)["delta"] for one in found) == "".join(f"{number}," for number in range(300))
     assert [json.loads(one.data)["sequence_number"] for one in found] == list(range(len(found)))
     assert len(found) < 60
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        lambda text: {"reasoning_content": text},
+        lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]},
+    ],
+    ids=["reasoning", "arguments"],
+)
+def test_a_stream_of_chunks_is_bounded_whatever_it_says(
+    store: JobStore, redis_client: redis.Redis, delta: Callable[[str], Any]
+) -> None:
+    """What an LLM thinks and what it calls takes no more of Redis than what it writes."""
+    held = running(store, stream=True)
+    relay = relay_for(store, held, max_bytes=500)
+    for number in range(2000):
+        value = {"choices": [{"index": 0, "delta": delta(f"{number},"), "finish_reason": None}]}
+        relay.tell(Event(json.dumps(value).encode(), value, delta=True))
+    relay.flush()
+    found = stored(store, held)
+    assert len(found) < 10
+    assert sum(len(one.data) for one in found) < 20_000
+    assert redis_client.memory_usage(queues.deltas_key(held.job.id)) < 40_000
 
 
 def test_a_redis_that_is_away_costs_nothing(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:

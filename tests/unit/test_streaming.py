@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from jobs.errors import LLMBadAnswer, LLMError, LLMRateLimited, LLMRejected, LLMUnavailable, LLMUnreachable
 from jobs.model import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
-from worker.streaming import DONE, Event, merged, reading_of, streamed
+from worker.merging import merged
+from worker.streaming import DONE, Event, reading_of, streamed
 
 
 def dump(value: Any) -> bytes:
@@ -92,6 +95,28 @@ def test_chunks_add_up_to_a_completion() -> None:
     assert second["message"] == {"role": "assistant", "content": None, "refusal": "No"}
     assert answer["usage"] == {"total_tokens": 7}
     assert len(told) == 8, "nobody asked for the chunk with the usage"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda text: choice(content=text),
+        lambda text: choice(tool_calls=[{"index": 0, "function": {"arguments": text}}]),
+        lambda text: {"index": 0, "text": text},
+    ],
+    ids=["a message", "arguments", "a completion"],
+)
+def test_a_long_answer_is_not_copied_with_each_piece(piece: Callable[[str], dict[str, Any]]) -> None:
+    """An answer of 12 MB in 3,000 pieces takes no longer than to read them: else it would hold up all other streams."""
+    reading = reading_of(CHAT_COMPLETIONS if "delta" in piece("") else COMPLETIONS, {})
+    data = chunk(piece("x" * 4096))
+    began = time.process_time()
+    for _ in range(3000):
+        reading.take(data)
+    reading.take(DONE)
+    answer = reading.answer()
+    assert time.process_time() - began < 2
+    assert "x" * 4096 * 3000 in json.dumps(answer)
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -221,3 +246,68 @@ def test_pieces_of_chunks_are_put_together() -> None:
     assert [event.value["choices"][0]["delta"].get("content") for event in found] == ["", "abc", "d", None]
     texts = merged(events_of(COMPLETIONS, *(chunk({"index": 0, "text": part}) for part in "abc")))
     assert [event.value["choices"][0]["text"] for event in texts] == ["abc"]
+
+
+def arguments(piece: str, **more: Any) -> dict[str, Any]:
+    return choice(tool_calls=[{"index": 0, "function": {"arguments": piece, **more}}])
+
+
+@pytest.mark.parametrize(
+    ("piece", "said"),
+    [
+        (lambda text: choice(reasoning_content=text), lambda delta: delta["reasoning_content"]),
+        (lambda text: choice(content=None, reasoning_content=text), lambda delta: delta["reasoning_content"]),
+        (lambda text: choice(role="assistant", content="", reasoning=text), lambda delta: delta["reasoning"]),
+        (lambda text: choice(refusal=text), lambda delta: delta["refusal"]),
+        (arguments, lambda delta: delta["tool_calls"][0]["function"]["arguments"]),
+        (lambda text: arguments(text, name=None), lambda delta: delta["tool_calls"][0]["function"]["arguments"]),
+        (lambda text: choice(function_call={"arguments": text}), lambda delta: delta["function_call"]["arguments"]),
+        (
+            lambda text: choice(tool_calls=[{"index": 1, "id": "c", "type": "custom", "custom": {"input": text}}]),
+            lambda delta: delta["tool_calls"][0]["custom"]["input"],
+        ),
+    ],
+)
+def test_pieces_of_any_one_text_are_put_together(
+    piece: Callable[[str], dict[str, Any]], said: Callable[[Any], str]
+) -> None:
+    """What an LLM thinks, refuses and calls as well, with whatever else the chunks name in the same way."""
+    alone = events_of(CHAT_COMPLETIONS, *(chunk(piece(part)) for part in "abc"))
+    (together,) = merged(alone)
+    assert said(together.value["choices"][0]["delta"]) == "abc"
+    assert json.loads(together.data) == together.value
+    assert merged([alone[0]]) == [alone[0]]
+    end = chunk(choice(finish_reason="stop"))
+    assert (
+        read(CHAT_COMPLETIONS, together.data, end)[0]
+        == read(CHAT_COMPLETIONS, *(event.data for event in alone), end)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (choice(content="a"), choice(reasoning_content="b")),
+        (choice(content="a", reasoning="b"), choice(content="c", reasoning="d")),
+        (arguments("a", name="f"), arguments("b")),
+        (arguments("a", name="f"), arguments("b", name="f")),
+        (arguments("", name="f"), arguments("", name="f")),
+        (arguments("a"), choice(tool_calls=[{"index": 1, "function": {"arguments": "b"}}])),
+        (
+            choice(tool_calls=[{"index": 0, "id": "c0", "function": {"arguments": "a"}}]),
+            choice(tool_calls=[{"index": 0, "id": "c1", "function": {"arguments": "b"}}]),
+        ),
+        (
+            choice(tool_calls=[{"function": {"arguments": "a"}}]),
+            choice(tool_calls=[{"function": {"arguments": "b"}}]),
+        ),
+        (choice(audio={"data": "QQ=="}), choice(audio={"data": "Qg=="})),
+        (choice(content="a"), choice(content="b", finish_reason="stop")),
+        ({**choice(content="a"), "logprobs": {"content": [1]}}, choice(content="b")),
+        (choice(content="a", tokens=1), choice(content="b", tokens=1)),
+    ],
+)
+def test_whatever_is_more_than_a_piece_stays_as_it_came(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Two texts at once, the beginning of a call, another call, audio, an end: nothing is put together there."""
+    events = events_of(CHAT_COMPLETIONS, chunk(first), chunk(second))
+    assert merged(events) == events
