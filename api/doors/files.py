@@ -106,11 +106,11 @@ def content(file_id: str) -> Response:
 
 def _unless_it_stalls(chunks: Chunks, environ: dict[str, Any]) -> Iterator[bytes]:
     """The chunks, for as long as the client reads: one that does not would hold the file for ever."""
-    with contextlib.closing(chunks):
+    with contextlib.closing(chunks), cut_off(environ, _STALLED) as goes_on:
         for chunk in chunks:
             for start in range(0, len(chunk), _PIECE):
-                with cut_off(environ, _STALLED):
-                    yield chunk[start : start + _PIECE]
+                goes_on()
+                yield chunk[start : start + _PIECE]
 
 
 @blueprint.delete("/v1/files/<file_id>")
