@@ -7,18 +7,23 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from cli.batches.prompts import Item
 
 #: A line's ``custom_id``; of one that has none its number.
 Name = str | int
+_NO_ANSWER: Final = ("failed", "cancelled")
 
 
 def failed(line: Mapping[str, Any]) -> bool:
     """Whether a line of results brings no answer."""
     response = line.get("response")
-    return line.get("error") is not None or not isinstance(response, dict) or response.get("status_code") != 200
+    if line.get("error") is not None or not isinstance(response, dict) or response.get("status_code") != 200:
+        return True
+    # A response may say of itself that it failed; in another answer a member of this name means nothing.
+    body = response.get("body")
+    return isinstance(body, dict) and body.get("object") == "response" and body.get("status") in _NO_ANSWER
 
 
 def failed_ids(results: Path) -> set[str]:

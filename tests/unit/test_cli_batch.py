@@ -385,6 +385,23 @@ def test_lines_without_an_id_are_kept(tmp_path: Path) -> None:
     assert (tally(tmp_path / "out"), failed_ids(tmp_path / "out")) == ((1, 3), {"a"})
 
 
+def test_a_response_that_says_it_failed_is_no_answer(tmp_path: Path) -> None:
+    """The LLM says so with HTTP 200; a member of that name in another answer means nothing."""
+
+    def line(name: str, **body: str) -> dict[str, Any]:
+        return {"custom_id": name, "response": {"status_code": 200, "body": body}, "error": None}
+
+    lines = [
+        line("a", object="response", status="completed"),
+        line("b", object="response", status="failed"),
+        line("c", object="response", status="cancelled"),
+        line("d", object="response", status="incomplete"),
+        line("e", object="chat.completion", status="failed"),
+    ]
+    given = file(tmp_path, "\n".join(map(json.dumps, lines)), "given")
+    assert (tally(given), failed_ids(given)) == ((3, 2), {"b", "c"})
+
+
 def test_bars_are_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Bytes, counts and states come to the bars, also where the total is known only later."""
     monkeypatch.setattr(progress, "shown", lambda: True)
