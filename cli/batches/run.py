@@ -74,17 +74,12 @@ class Run:
             click.echo(f"batch {one.batch_id}", err=True)
 
     def _upload(self, key: str, chosen: set[str] | None) -> dict[str, Any]:
-        def lines() -> Iterator[bytes]:
-            for item in self.prompts:
-                if chosen is None or item.custom_id in chosen:
-                    yield item.line
-
-        size = sum(map(len, lines()))
+        size = sum(map(len, self.prompts.upload(chosen)))
         with progress.bytes_bar("uploading", size) as show:
 
             def counted() -> Iterator[bytes]:
                 sent = 0
-                for line in lines():
+                for line in self.prompts.upload(chosen):
                     yield line
                     sent += len(line)
                     show(sent)

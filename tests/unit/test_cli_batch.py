@@ -35,6 +35,12 @@ def sent(prompts: Prompts) -> list[dict[str, Any]]:
     return [json.loads(item.line) for item in prompts]
 
 
+def numbered(uploaded: Iterable[bytes]) -> list[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers."""
+    lines = b"".join(uploaded).splitlines(keepends=True)
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
 # --- What is read ----------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +136,29 @@ def test_what_cannot_be_used_is_told_of_by_its_line(tmp_path: Path, name: str, c
         list(Prompts(file(tmp_path, content, name), model=None if '"body"' in str(content) else "m"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "numbers"),
+    [
+        ("a.jsonl", b'\n\xef\n{"body": {}, "custom_id": "a"}\r\n\n  \n{"broken', [2, 3, 6]),
+        ("a.jsonl", b'{"prompt": "x"}\n\n\n{"prompt": "y"}\n', [1, 4]),
+        ("a.csv", b'prompt,b\nx,1\n\n"two\nlines",2\nz,3', [2, 5, 6]),
+        ("a.txt", b"\n\nx\n\ny", [3, 5]),
+    ],
+)
+def test_a_line_has_the_number_that_it_has_in_the_file(
+    tmp_path: Path, name: str, content: bytes, numbers: list[int]
+) -> None:
+    """What the server says of line N is where that stands here, though there are blank lines, or only some are sent."""
+    kind = "batch" if b"broken" in content else "auto"
+    model = None if kind == "batch" else "m"
+    prompts = Prompts(file(tmp_path, content, name), format=kind, model=model, endpoint=CHAT)
+    items = list(prompts)
+    assert [item.number for item in items] == numbers
+    assert numbered(prompts.upload()) == [(item.number, item.line) for item in items]
+    named = next(item for item in reversed(items) if item.custom_id)
+    assert numbered(prompts.upload({str(named.custom_id)})) == [(named.number, named.line)]
+
+
 def test_a_model_is_named_by_somebody(tmp_path: Path) -> None:
     """Without --model each object must name its own."""
     with pytest.raises(BadInput, match="--model"):
@@ -192,7 +221,7 @@ class FakeApi:
         """Run all of it at once."""
         if idempotency_key not in self.known:
             number = len(self.batches)
-            lines = [json.loads(line) for line in self.files[input_file_id].splitlines()]
+            lines = [json.loads(line) for line in self.files[input_file_id].splitlines() if line]
             done = [self._result(line) for line in lines]
             batch = {"id": f"batch_{number}", "status": self.status, "request_counts": {"total": len(lines)}, **about}
             for kind, bad in (("output", False), ("error", True)):
@@ -286,7 +315,8 @@ def test_only_what_failed_is_run_again(tmp_path: Path, prompts: Path, at: int) -
     except Interrupted:
         run(api, prompts, results, retry_failed=True)
     api.at = -1
-    assert [json.loads(line)["custom_id"] for line in api.files["file-1"].splitlines()] == ["line-1", "line-3"]
+    again = [json.loads(line)["custom_id"] if line else "" for line in api.files["file-1"].splitlines()]
+    assert again == ["line-1", "", "line-3"]
     assert said(results) == [("line-1", "one"), ("line-2", "two"), ("line-3", None)]
     assert len(api.batches) == 2
     bad.clear()
