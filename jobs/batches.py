@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -135,6 +135,8 @@ class Batch:
     errors: tuple[Mapping[str, Any], ...]
     metadata: Mapping[str, str]
     output_seconds: int | None
+    #: Lines whose ``custom_id`` could only be guessed, where the guess is another line's; none but for a worker.
+    nameless: frozenset[int]
 
     @classmethod
     def from_record(cls, batch_id: str, record: Mapping[bytes, bytes | None]) -> Batch:
@@ -171,6 +173,7 @@ class Batch:
             errors=tuple(json.loads(text("errors") or "[]")),
             metadata=json.loads(text("metadata") or "{}"),
             output_seconds=number("output_ttl") or None,
+            nameless=frozenset(map(int, filter(None, (text("nameless") or "").split(",")))),
         )
 
 
@@ -315,9 +318,9 @@ class BatchStore:
         with redis_errors():
             self._scripts.batch_release(args=[held.batch.id, held.claim_id, delay])
 
-    def begin(self, held: HeldBatch, total: int) -> None:
-        """Note that its file was looked through, and how many lines it has."""
-        self._step(held, self._scripts.batch_begin, total)
+    def begin(self, held: HeldBatch, total: int, *, nameless: Iterable[int] = ()) -> None:
+        """Note that its file was looked through: how many lines it has, and which of them have no name of their own."""
+        self._step(held, self._scripts.batch_begin, total, ",".join(map(str, nameless)))
 
     def fail(self, held: HeldBatch, errors: Sequence[Mapping[str, Any]]) -> None:
         """End it, since its file cannot be used."""

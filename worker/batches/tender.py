@@ -172,8 +172,7 @@ class Tender:
 
     def _validate(self, held: HeldBatch) -> None:
         """Look through the file: is it one, and is each ``custom_id`` its only one?"""
-        # Digests: the ids themselves may be a hundred megabytes.
-        seen: set[bytes] = set()
+        names = _Names()
         problems: list[dict[str, Any]] = []
         bad = duplicates = total = 0
         for line in self._lines(held, held.batch):
@@ -190,8 +189,7 @@ class Tender:
                 custom_id = found[1]
             if custom_id is None:
                 continue
-            digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            if digest in seen:
+            if not names.take(custom_id, guessed_of=line.number if isinstance(found, BadLine) else 0):
                 duplicates += 1
                 if duplicates == 1:
                     # These are what it fails for.
@@ -199,12 +197,11 @@ class Tender:
                 if len(problems) < _MAX_ERRORS:
                     message = "The custom_id stands in a line before this one."
                     problems.append(_problem("duplicate_custom_id", message, line.number, "custom_id"))
-            seen.add(digest)
         if not total:
             raise _Unusable(_problem("empty_file", "The file has no lines."))
         if duplicates or bad == total:
             raise _Unusable(*problems)
-        self.batches.begin(held, total)
+        self.batches.begin(held, total, nameless=names.nameless)
         _log.info("batch.begun", lines=total, bad_lines=bad)
 
     def _feed(self, held: HeldBatch) -> bool:
@@ -232,6 +229,8 @@ class Tender:
         with contextlib.closing(lines):
             for line in lines:
                 call = parse(line, batch.endpoint, max_prompt_bytes=self.max_prompt_bytes)
+                if isinstance(call, BadLine) and call.number in batch.nameless:
+                    call = replace(call, custom_id=None)
                 portion.append(call)
                 last, room = line, room - 1
                 size += len(call.request) if isinstance(call, Line) else 0
@@ -285,6 +284,8 @@ class Tender:
             for line in lines:
                 found = head(line)
                 custom_id = found.custom_id if isinstance(found, BadLine) else found[1]
+                if line.number in batch.nameless:
+                    custom_id = None
                 skipped, last = skipped + 1, line
                 yield False, unfed_line(line.number, custom_id, failure)
                 if skipped >= _PART_UNFED:
@@ -391,6 +392,31 @@ class Tender:
                 renewed = time.monotonic()
 
         return keep
+
+
+class _Names:
+    """Whose each ``custom_id`` of a file is. One that is only guessed of a line gives way to another's."""
+
+    def __init__(self) -> None:
+        #: By digest (the ids themselves may be a hundred megabytes): the line that it was guessed of, or 0.
+        self._taken: dict[bytes, int] = {}
+        #: Lines that had to give way.
+        self.nameless: list[int] = []
+
+    def take(self, custom_id: str, *, guessed_of: int = 0) -> bool:
+        """Note whose it is; False if it is another's for certain, and was to be this one's, too."""
+        digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        holder = self._taken.get(digest)
+        if holder is None:
+            self._taken[digest] = guessed_of
+        elif guessed_of:
+            self.nameless.append(guessed_of)
+        elif holder:
+            self.nameless.append(holder)
+            self._taken[digest] = 0
+        else:
+            return False
+        return True
 
 
 class _Gathering:
