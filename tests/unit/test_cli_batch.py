@@ -17,7 +17,7 @@ from cli.batches.prompts import MAX_LINES, BadInput, Prompts
 from cli.batches.results import Results, failed_ids, tally, to_retry
 from cli.batches.run import Run
 from cli.batches.state import State
-from cli.client import progress
+from cli.client import progress, tables
 from cli.client.errors import ClientError
 from cli.main import main
 
@@ -514,6 +514,19 @@ def test_bars_are_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "100/100 bytes" in told.err
     assert "completed" in told.err
     assert "40/40" in told.err
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [({"input_tokens": 1200, "output_tokens": 7}, "1,200 read, 7 written"), ({"input_tokens": 0}, None), (None, None)],
+)
+def test_a_batch_shows_what_it_has_cost(
+    capsys: pytest.CaptureFixture[str], usage: dict[str, int] | None, said: str | None
+) -> None:
+    """Its model and its tokens, where there are any."""
+    tables.batch({"id": "batch_1", "status": "completed", "model": "sim", "usage": usage})
+    shown = dict(row.split(maxsplit=1) for row in capsys.readouterr().out.splitlines())
+    assert (shown["model"], shown.get("tokens")) == ("sim", said)
 
 
 def promptq(*words: str) -> Result:

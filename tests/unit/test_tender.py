@@ -117,6 +117,19 @@ def test_a_name_that_was_only_guessed_gives_way(bench: Bench, monkeypatch: pytes
     assert b"nameless" not in record
 
 
+@pytest.mark.parametrize(
+    ("models", "model"),
+    [(["m", "m", None], "m"), (["m", "n", "m"], None), ([None, 7, "x" * 257], None), (["ü\ud800"], "ü\ud800")],
+)
+def test_a_batch_has_the_model_that_all_its_lines_ask_for(bench: Bench, models: list[Any], model: str | None) -> None:
+    """Lines that name none say nothing; it is known once the file was looked through."""
+    content = [line(f"l{number}", "hi", model=one) for number, one in enumerate(models)]
+    batch_id = bench.start(jsonl(content))
+    assert bench.desk.batches.get(batch_id, "ann").model is None
+    assert bench.tender().turn()
+    assert bench.desk.batches.get(batch_id, "ann").model == model
+
+
 def test_who_has_lost_a_batch_removes_nothing_that_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is fenced after its part is in the books leaves the part; another ends the batch with it."""
     batch_id, first = bench.start(lines(4)), bench.tender()

@@ -16,7 +16,9 @@ from typing import Any, Final
 import structlog
 
 from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
+from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
+from jobs.bodies import MAX_MODEL
 from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
 from jobs.storage import Sink
@@ -173,6 +175,7 @@ class Tender:
     def _validate(self, held: HeldBatch) -> None:
         """Look through the file: is it one, and is each ``custom_id`` its only one?"""
         names = _Names()
+        models: set[str] = set()
         problems: list[dict[str, Any]] = []
         bad = duplicates = total = 0
         for line in self._lines(held, held.batch):
@@ -186,7 +189,9 @@ class Tender:
                 if len(problems) < _MAX_ERRORS:
                     problems.append(_problem(found.code, found.message, found.number, found.param))
             else:
-                custom_id = found[1]
+                sent, custom_id = found
+                if len(models) < 2 and (model := _model_of(sent)):
+                    models.add(model)
             if custom_id is None:
                 continue
             if not names.take(custom_id, guessed_of=line.number if isinstance(found, BadLine) else 0):
@@ -201,7 +206,7 @@ class Tender:
             raise _Unusable(_problem("empty_file", "The file has no lines."))
         if duplicates or bad == total:
             raise _Unusable(*problems)
-        self.batches.begin(held, total, nameless=names.nameless)
+        self.batches.begin(held, total, nameless=names.nameless, model=models.pop() if len(models) == 1 else None)
         _log.info("batch.begun", lines=total, bad_lines=bad)
 
     def _feed(self, held: HeldBatch) -> bool:
@@ -252,14 +257,17 @@ class Tender:
         if not waiting or (waiting < enough and alive and batch.ending is None):
             return False
         members: list[str] = []
+        usage = NO_USAGE
 
         def results() -> Iterator[tuple[bool, bytes]]:
+            nonlocal usage
             for line in self.batches.ended_lines(batch, _PART):
                 members.append(line.member)
+                usage += BatchUsage.of(line.usage)
                 yield is_output(line), result_line(line)
 
         name = self._write_part(held, results())
-        self._book(held, name, members)
+        self._book(held, name, members, usage=usage)
         return True
 
     def _tell_of_unfed(self, held: HeldBatch, failure: Mapping[str, str]) -> None:
@@ -296,9 +304,11 @@ class Tender:
         offset, number = (last.end, last.number) if last is not None else (batch.offset, batch.line)
         self._book(held, name, [], skipped=skipped, offset=offset, number=number)
 
-    def _book(self, held: HeldBatch, name: str, members: Sequence[str], **skipped: int) -> None:
+    def _book(
+        self, held: HeldBatch, name: str, members: Sequence[str], *, usage: BatchUsage = NO_USAGE, **skipped: int
+    ) -> None:
         """Have a part stand in the books: from then on it is nobody's to remove."""
-        self.batches.part_written(held, name, members, **skipped)
+        self.batches.part_written(held, name, members, usage=usage, **skipped)
         self._pending.clear()
 
     def _write_part(self, held: HeldBatch, results: Iterator[tuple[bool, bytes]]) -> str:
@@ -437,6 +447,13 @@ class _Gathering:
         self._sink.write(b"".join(self._lines))
         self._lines.clear()
         self._size = 0
+
+
+def _model_of(sent: Mapping[str, Any]) -> str | None:
+    """The model that a line asks for, if it is one that can be."""
+    body = sent.get("body")
+    model = body.get("model") if isinstance(body, dict) else None
+    return model if isinstance(model, str) and len(model) <= MAX_MODEL else None
 
 
 def _part_key(batch: Batch, name: str, kind: str) -> str:
