@@ -226,11 +226,21 @@ def test_a_batch_that_was_cancelled_ends_so_although_its_file_is_bad(desk: Desk)
 
 
 def test_a_line_is_nobodys_job(desk: Desk) -> None:
-    """It is not listed, not a dead letter, and cannot be deleted or retried; its end is told to the batch alone."""
+    """It is not looked up, listed, a dead letter, cancelled, deleted or retried; its end is told to the batch alone."""
     held = desk.begun(1)
     desk.batches.feed(held, [a_line(1)], offset=1, number=1)
     (job_id,) = desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)
+    with pytest.raises(NotFound):
+        desk.jobs.get(job_id.decode(), "ann", unstored=True)
+    with pytest.raises(NotFound):
+        desk.jobs.cancel(job_id.decode(), "ann", unstored=True)
     finish_jobs(desk, JobStatus.FAILED)
+    with pytest.raises(NotFound):
+        desk.jobs.get(job_id.decode(), "ann")
+    with pytest.raises(NotFound):
+        desk.jobs.cancel(job_id.decode(), "ann")
+    with pytest.raises(NotFound):
+        desk.jobs.list("ann", after=job_id.decode())
     assert desk.jobs.list("ann").jobs == []
     assert desk.jobs.dead_letters("ann").jobs == []
     with pytest.raises(NotFound):
