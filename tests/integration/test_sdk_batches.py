@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Literal
 
 import openai
 import pytest
@@ -17,17 +18,22 @@ from tests.processes import eventually
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
-def run(sdk: Sdk, lines: list[object], within: float = 60) -> Batch:  # noqa: F811
+def run(
+    sdk: Sdk,  # noqa: F811
+    lines: list[object],
+    endpoint: Literal["/v1/responses", "/v1/chat/completions"] = "/v1/chat/completions",
+    within: float = 60,
+) -> Batch:
     """The batch of these lines, once it has ended."""
     content = jsonl(lines)
     file = sdk(lambda client: client.files.create(file=("lines.jsonl", io.BytesIO(content)), purpose="batch"))
     made = sdk(
         lambda client: client.batches.create(
-            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"}
+            input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"a": "b"}
         )
     )
     assert isinstance(made, Batch)
-    assert (made.status, made.endpoint, made.input_file_id) == ("validating", "/v1/chat/completions", file.id)
+    assert (made.status, made.endpoint, made.input_file_id) == ("validating", endpoint, file.id)
     assert made.model is None
     assert made.usage is not None
     assert made.usage.total_tokens == 0
