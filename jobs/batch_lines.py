@@ -202,8 +202,9 @@ def _first_id(raw: bytes) -> bytes | None:
 
 def _last_id(raw: bytes) -> bytes | None:
     """What a line's end says in its outermost object, if it ends as an object does: depths are counted from there."""
+    raw = raw.rstrip()
     start = _NAMED.search(raw)
-    if start is None or not raw.rstrip().endswith(b"}"):
+    if start is None or not raw.endswith(b"}"):
         return None
     depth = 0
     # Those of the objects that are not closed yet.
@@ -213,7 +214,7 @@ def _last_id(raw: bytes) -> bytes | None:
         if text in (b"{", b"["):
             depth += 1
         elif text in (b"}", b"]"):
-            if token.end() == len(raw.rstrip()):
+            if token.end() == len(raw):
                 break
             depth -= 1
             while open_ones and open_ones[-1][0] > depth:

@@ -95,7 +95,13 @@ def test_a_name_is_looked_for_at_both_ends(raw: bytes, custom_id: str | None, lo
 
 
 @pytest.mark.parametrize(
-    "raw", [b'{"custom_id": "' * 4000, b'{"a":' * 10_000 + b"}", b'"custom_id": "x" ' * 4000 + b"}"]
+    "raw",
+    [
+        b'{"custom_id": "' * 4000,
+        b'{"custom_id": "x", "a":' * 2800 + b"}",
+        b'"custom_id": "x" ' * 3800 + b"}",
+        b'"custom_id": "x" ' + b"}" * 65_000 + b"\r",
+    ],
 )
 def test_a_name_is_looked_for_in_no_time(raw: bytes) -> None:
     """Whatever somebody writes to hold a worker up."""
