@@ -171,6 +171,28 @@ class RequestCounts(BaseModel):
     failed: int
 
 
+class InputTokensDetails(BaseModel):
+    """What the tokens of the input were."""
+
+    cached_tokens: int
+
+
+class OutputTokensDetails(BaseModel):
+    """What the tokens of the output were."""
+
+    reasoning_tokens: int
+
+
+class BatchUsageAnswer(BaseModel):
+    """What a batch has cost, in tokens."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
 class BatchAnswer(BaseModel):
     """OpenAI's Batch object."""
 
@@ -184,6 +206,8 @@ class BatchAnswer(BaseModel):
     error_file_id: str | None = Field(description="The file with the lines that failed, once there is one.")
     errors: BatchProblems | None
     request_counts: RequestCounts
+    model: str | None = Field(description="The model that all lines ask for; null where they ask for several.")
+    usage: BatchUsageAnswer = Field(description="The tokens of all lines whose results are written, as the LLM told.")
     metadata: dict[str, str]
     created_at: int
     expires_at: int

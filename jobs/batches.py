@@ -11,8 +11,8 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, cast
 
@@ -20,6 +20,7 @@ from redis import Redis
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
+from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, BatchNotCancellable, IdempotencyConflict, NotFound
@@ -53,6 +54,7 @@ class BatchStatus(StrEnum):
 BATCH_TIMES: Final = (
     *("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
 )
+_USAGE: Final = tuple(f"usage_{one.name}" for one in fields(BatchUsage))
 _FIELDS: Final = (
     *(
         "owner",
@@ -67,7 +69,7 @@ _FIELDS: Final = (
         *BATCH_TIMES,
     ),
     *("total", "fed", "completed", "failed", "offset", "line", "ending", "output", "error", "errors", "metadata"),
-    "output_ttl",
+    *("output_ttl", "model", *_USAGE),
 )
 
 
@@ -135,6 +137,12 @@ class Batch:
     errors: tuple[Mapping[str, Any], ...]
     metadata: Mapping[str, str]
     output_seconds: int | None
+    #: Lines whose ``custom_id`` could only be guessed, where the guess is another line's; none but for a worker.
+    nameless: frozenset[int]
+    #: What all lines ask for; None until the file was looked through, and where they ask for several.
+    model: str | None
+    #: Of the lines whose results are written.
+    usage: BatchUsage
 
     @classmethod
     def from_record(cls, batch_id: str, record: Mapping[bytes, bytes | None]) -> Batch:
@@ -142,7 +150,7 @@ class Batch:
 
         def text(name: str) -> str | None:
             value = record.get(name.encode())
-            return None if value is None else value.decode()
+            return None if value is None else value.decode("utf-8", "surrogatepass")
 
         def number(name: str) -> int:
             return int(record.get(name.encode()) or 0)
@@ -171,6 +179,9 @@ class Batch:
             errors=tuple(json.loads(text("errors") or "[]")),
             metadata=json.loads(text("metadata") or "{}"),
             output_seconds=number("output_ttl") or None,
+            nameless=frozenset(map(int, filter(None, (text("nameless") or "").split(",")))),
+            model=text("model"),
+            usage=BatchUsage(*map(number, _USAGE)),
         )
 
 
@@ -200,6 +211,8 @@ class EndedLine:
     status: str
     result: bytes | None
     error: Mapping[str, Any] | None
+    #: Token counts as the LLM gave them, else None.
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,9 +328,11 @@ class BatchStore:
         with redis_errors():
             self._scripts.batch_release(args=[held.batch.id, held.claim_id, delay])
 
-    def begin(self, held: HeldBatch, total: int) -> None:
-        """Note that its file was looked through, and how many lines it has."""
-        self._step(held, self._scripts.batch_begin, total)
+    def begin(self, held: HeldBatch, total: int, *, nameless: Iterable[int] = (), model: str | None = None) -> None:
+        """Note that its file was looked through: how many lines it has, which of them have no name of their own, and
+        the model that all ask for."""
+        known = (",".join(map(str, nameless)), (model or "").encode("utf-8", "surrogatepass"))
+        self._step(held, self._scripts.batch_begin, total, *known)
 
     def fail(self, held: HeldBatch, errors: Sequence[Mapping[str, Any]]) -> None:
         """End it, since its file cannot be used."""
@@ -363,7 +378,7 @@ class BatchStore:
                     if member.startswith("bad:"):
                         pipe.hget(f"{key}:bad", member.removeprefix("bad:"))
                     else:
-                        pipe.hmget(queues.job_key(member), ["custom_id", "status", "result", "error"])
+                        pipe.hmget(queues.job_key(member), ["custom_id", "status", "result", "error", "usage"])
                 found = pipe.execute()
             yield from (_ended(member, values) for member, values in zip(some, found, strict=True))
 
@@ -376,10 +391,20 @@ class BatchStore:
         return int(left)
 
     def part_written(
-        self, held: HeldBatch, name: str, members: Sequence[str], *, skipped: int = 0, offset: int = 0, number: int = 0
+        self,
+        held: HeldBatch,
+        name: str,
+        members: Sequence[str],
+        *,
+        usage: BatchUsage = NO_USAGE,
+        skipped: int = 0,
+        offset: int = 0,
+        number: int = 0,
     ) -> None:
-        """Forget the lines that stand in a part now; ``skipped`` lines of it were never fed, up to ``offset``."""
-        self._step(held, self._scripts.batch_part, name, held.batch.fed, skipped, offset, number, *members)
+        """Forget the lines that stand in a part now, and count what they have cost; ``skipped`` lines of it were never
+        fed, up to ``offset``."""
+        fed, counts = (skipped, offset, number), astuple(usage)
+        self._step(held, self._scripts.batch_part, name, held.batch.fed, *fed, *counts, *members)
 
     def finalize(self, held: HeldBatch) -> Sequence[str] | None:
         """Begin to put its files together; answer the names of its parts, or None if it is not that far."""
@@ -438,13 +463,14 @@ def _ended(member: str, values: Any) -> EndedLine:
     if member.startswith("bad:"):
         said = json.loads(values)
         return EndedLine(member, said["custom_id"], "failed", None, said["error"])
-    custom_id, status, result, error = values
+    custom_id, status, result, error, usage = values
     return EndedLine(
         member,
         custom_id.decode("utf-8", "surrogatepass"),
         status.decode(),
         result,
         None if error is None else json.loads(error),
+        None if usage is None else json.loads(usage),
     )
 
 

@@ -5,7 +5,7 @@ What is ours to act on is checked here; all else goes to the LLM as it came.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -26,7 +26,8 @@ def _no_stream(value: bool) -> bool:
 
 
 NoStream = Annotated[bool, AfterValidator(_no_stream), WithJsonSchema({"type": "boolean", "enum": [False]})]
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+MAX_MODEL: Final = 256
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODEL)]
 #: OpenAI's rule: up to 16 pairs, keys of up to 64 and values of up to 512 characters.
 Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],

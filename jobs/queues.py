@@ -16,6 +16,8 @@ RUN_JOB: Final = "promptq.run_job"
 
 #: The kind, in the index, of a job that its owner can neither list nor look up (``store: false``).
 UNSTORED: Final = "unstored"
+#: The kind of a job that is a line of a batch: the batch's, and nobody's to look up by itself.
+LINE: Final = "line"
 
 #: Every key of ours begins with this. ``jobs/lua`` gets it from here.
 PREFIX: Final = "promptq:"

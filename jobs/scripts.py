@@ -112,6 +112,7 @@ def _constants() -> str:
         "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
         "SCHEMA_VERSION": SCHEMA_VERSION,
         "UNSTORED": queues.UNSTORED,
+        "LINE": queues.LINE,
         "UNSTORED_MS": UNSTORED_SECONDS * 1000,
         "MAX_STRIKES": MAX_STRIKES,
         "STRIKES_BEFORE_ALONE": STRIKES_BEFORE_ALONE,

@@ -149,7 +149,8 @@ class Settings(BaseSettings):
         0.9,
         gt=0,
         le=1,
-        description="Share of a worker's slots that bulk may take; the rest stays free for the other queues it serves.",
+        description="Share of a worker's slots that bulk may take, rounded down but one at least; the rest stays free "
+        "for the other queues it serves.",
     )
     batch_window: int = Field(
         5000,

@@ -196,7 +196,8 @@ class JobStore:
     def get(
         self, job_id: str, owner: str, *, fields: Iterable[str] = ("request", "result"), unstored: bool = False
     ) -> Job:
-        """The owner's job, with the large fields that are named. Raises ``NotFound``.
+        """The owner's job, with the large fields that are named. Raises ``NotFound``, also for a line of a batch: it is
+        the batch's, and what it was asked goes before it does.
 
         ``unstored``: also one that is not stored, for the caller whose request has made it.
         """
@@ -207,7 +208,7 @@ class JobStore:
         if record[b"owner"] is None or record[b"owner"] != owner.encode():
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         job = Job.from_record(job_id, record)
-        if not job.stored and not unstored:
+        if record[b"kind"] == queues.LINE.encode() or (not job.stored and not unstored):
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         return job
 

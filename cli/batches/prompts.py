@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,8 @@ class Item:
     custom_id: str | None
     #: With its end of line.
     line: bytes
+    #: The line of the file that it came from, or ends in, counted from 1; its line in what is uploaded, too.
+    number: int
     #: What stood beside the prompt: it is not sent, and comes back with the answer.
     metadata: Mapping[str, str] | None = None
 
@@ -71,22 +73,34 @@ class Prompts:
                 raise BadInput(self.path, f"a batch has at most {MAX_LINES:,} lines: split the file")
             yield item
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the lines and the endpoint."""
-        digest = hashlib.sha256(self.endpoint.encode())
+    def upload(self, chosen: Collection[str] | None = None) -> Iterator[bytes]:
+        """The lines as they are sent, or only those whose ``custom_id`` was chosen.
+
+        Each has the number that it has here, so that what the server says of a line says where it is: what is not sent
+        is a blank line.
+        """
+        last = 0
         for item in self:
-            digest.update(item.line)
+            if chosen is None or item.custom_id in chosen:
+                yield b"\n" * (item.number - last - 1) + item.line
+                last = item.number
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is uploaded, and the endpoint."""
+        digest = hashlib.sha256(self.endpoint.encode())
+        for line in self.upload():
+            digest.update(line)
         return digest.hexdigest()
 
     def _lines(self) -> Iterator[Item]:
-        for _, raw in _raw_lines(self.path):
+        for number, raw in _raw_lines(self.path):
             try:
                 sent = json.loads(raw)
             except ValueError:
                 # The server says what is wrong with it, in the results.
                 sent = None
             custom_id = sent.get("custom_id") if isinstance(sent, dict) else None
-            yield Item(custom_id if isinstance(custom_id, str) else None, raw + b"\n")
+            yield Item(custom_id if isinstance(custom_id, str) else None, raw + b"\n", number)
 
     def _objects(self) -> Iterator[Item]:
         for number, raw in _raw_lines(self.path):
@@ -144,7 +158,7 @@ class Prompts:
         if not body["model"]:
             raise BadInput(self.path, "names no model: name one for all with --model", number)
         sent = {"custom_id": custom_id, "method": "POST", "url": self.endpoint, "body": body}
-        return Item(custom_id, json.dumps(sent).encode("ascii") + b"\n", metadata)
+        return Item(custom_id, json.dumps(sent).encode("ascii") + b"\n", number, metadata)
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

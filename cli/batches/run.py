@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from cli.batches.prompts import Prompts
-from cli.batches.results import Results, failed_ids
+from cli.batches.results import Results, to_retry
 from cli.batches.state import Round, State
 from cli.client import display, progress
 from cli.client.api import Api
@@ -42,7 +42,7 @@ class Run:
         elif last.done:
             if not self.results.exists():
                 raise click.ClickException(f"{self.results} is gone; to begin anew, remove {self.state.folder}")
-            if not retry_failed or not failed_ids(self.results):
+            if not retry_failed or not to_retry(self.results, self.prompts):
                 return None
             last = self.state.begin(retry=True)
         self._send(last)
@@ -55,7 +55,7 @@ class Run:
 
     def _send(self, one: Round) -> None:
         if one.file_id is None:
-            chosen = failed_ids(self.results) if one.retry else None
+            chosen = to_retry(self.results, self.prompts) if one.retry else None
             one.file_id = str(self._upload(f"{one.key}-upload", chosen)["id"])
             self.state.save()
         if one.batch_id is None:
@@ -74,17 +74,12 @@ class Run:
             click.echo(f"batch {one.batch_id}", err=True)
 
     def _upload(self, key: str, chosen: set[str] | None) -> dict[str, Any]:
-        def lines() -> Iterator[bytes]:
-            for item in self.prompts:
-                if chosen is None or item.custom_id in chosen:
-                    yield item.line
-
-        size = sum(map(len, lines()))
+        size = sum(map(len, self.prompts.upload(chosen)))
         with progress.bytes_bar("uploading", size) as show:
 
             def counted() -> Iterator[bytes]:
                 sent = 0
-                for line in lines():
+                for line in self.prompts.upload(chosen):
                     yield line
                     sent += len(line)
                     show(sent)
@@ -122,7 +117,7 @@ class Run:
             if file_id:
                 downloaded.append(self._download(str(file_id), self.state.folder / f"{kind}.jsonl"))
                 found.add(downloaded[-1])
-        found.write(self.results, self.prompts)
+        found.write(self.results, self.prompts, status=str(batch.get("status")))
         one.done = True
         self.state.save()
         for file in downloaded:

@@ -120,7 +120,9 @@ def batch(found: dict[str, Any]) -> None:
         ("batch", found.get("id")),
         ("status", found.get("status")),
         ("endpoint", found.get("endpoint")),
+        ("model", found.get("model")),
         ("lines", counts),
+        ("tokens", _tokens(found)),
         ("created", moment(found.get("created_at"))),
         ("expires", moment(found.get("expires_at"))),
         ("ended", next((moment(found[name]) for name in _BATCH_ENDS if found.get(name)), None)),
@@ -135,6 +137,12 @@ def batch(found: dict[str, Any]) -> None:
 
 def _count(batch: dict[str, Any], name: str) -> int:
     return int((batch.get("request_counts") or {}).get(name) or 0)
+
+
+def _tokens(batch: dict[str, Any]) -> str | None:
+    usage = batch.get("usage") or {}
+    read, written = int(usage.get("input_tokens") or 0), int(usage.get("output_tokens") or 0)
+    return f"{read:,} read, {written:,} written" if read or written else None
 
 
 def error_code(job: Job) -> str | None:

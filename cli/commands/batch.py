@@ -10,7 +10,7 @@ import click
 
 from cli.batches import prompts as formats
 from cli.batches.prompts import Prompts
-from cli.batches.results import failed_ids, tally
+from cli.batches.results import tally, to_retry
 from cli.batches.run import Run
 from cli.batches.state import State
 from cli.client import display, tables
@@ -69,7 +69,7 @@ def run(
     needs for that is in a folder beside the output. Columns of a CSV besides prompt and custom_id, and "metadata" of an
     object, are not sent; they come back in the results.
 
-    Exits with 1 if some lines failed, and 130 if it was interrupted.
+    Exits with 1 if some lines failed or the batch did not complete, and 130 if it was interrupted.
     """
     read = Prompts(prompts, format=format, model=model, endpoint=endpoint)
     with State(output) as state, Api(url, api_key) as api:
@@ -88,7 +88,7 @@ def run(
         if ended is not None and ended.get("status") == "failed":
             _show_errors(ended)
             sys.exit(1)
-        _conclude(output, ended)
+        _conclude(output, read, ended)
 
 
 def _how_to_go_on(state: State) -> str:
@@ -108,13 +108,13 @@ def _show_errors(ended: dict[str, Any]) -> None:
         click.echo(display.plain(f"  {where}{error.get('message')} ({error.get('code')})"), err=True)
 
 
-def _conclude(output: Path, ended: dict[str, Any] | None) -> None:
+def _conclude(output: Path, prompts: Prompts, ended: dict[str, Any] | None) -> None:
     answered, left = tally(output)
     how = "nothing left to do" if ended is None else str(ended.get("status"))
     click.echo(f"{how}: {answered} answered, {left} failed, in {output}", err=True)
-    if left:
-        if failed_ids(output):
-            click.echo("--retry-failed runs those that failed again", err=True)
+    if left and to_retry(output, prompts):
+        click.echo("--retry-failed runs those that failed again", err=True)
+    if left or (ended is not None and ended.get("status") != "completed"):
         sys.exit(1)
 
 

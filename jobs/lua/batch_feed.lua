@@ -18,7 +18,7 @@ for i = 7, #ARGV, 6 do
     redis.call('HINCRBY', record, 'failed', 1)
   else
     redis.call('ZADD', record .. ':alive', number, job)
-    insert({id = job, owner = known[4], kind = 'line', queue = 'bulk'}, ARGV[i + 3], '', {
+    insert({id = job, owner = known[4], kind = LINE, queue = 'bulk'}, ARGV[i + 3], '', {
       'v', SCHEMA_VERSION, 'endpoint', known[5], 'batch', id, 'line', number, 'custom_id', ARGV[i + 2],
       'model', ARGV[i + 4], 'request', ARGV[i + 5]})
   end

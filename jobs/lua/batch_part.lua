@@ -1,6 +1,7 @@
 -- A part of a batch's results is written: forget what stands in it. ARGV: id, claim id, lease in ms, the part's name, how many
--- lines were fed before, how many of the part's lines were never fed, the offset and the number of the line behind them, then
--- the members of `ended` that it holds. Answers done or fenced.
+-- lines were fed before, how many of the part's lines were never fed, the offset and the number of the line behind them, the
+-- tokens that its lines have cost (input, cached, output, reasoning, total), then the members of `ended` that it holds.
+-- Answers done or fenced.
 local id, claim, lease, name, before, skipped = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local record = batch_key(id)
 if redis.call('LPOS', record .. ':parts', name) then return 'done' end  -- a replay after a lost reply, however late
@@ -11,7 +12,10 @@ if skipped > 0 then
   redis.call('HINCRBY', record, 'failed', skipped)
   count_tokens(id, -skipped)
 end
-for i = 9, #ARGV do
+for i, kind in ipairs({'input', 'cached', 'output', 'reasoning', 'total'}) do
+  redis.call('HINCRBY', record, 'usage_' .. kind .. '_tokens', ARGV[8 + i])
+end
+for i = 14, #ARGV do
   local member = ARGV[i]
   redis.call('ZREM', record .. ':ended', member)
   local bad = member:match('^bad:(%d+)$')

@@ -12,7 +12,7 @@ local fields, kinds, statuses, queues = split(ARGV[4]), split(ARGV[5]), split(AR
 local below = '+inf'
 if after ~= '' then
   local job = load(after)
-  if not job or job.owner ~= owner or job.kind == UNSTORED then return {0} end
+  if not job or job.owner ~= owner or job.batch or job.kind == UNSTORED then return {0} end
   below = '(' .. job.seq
 end
 

@@ -77,13 +77,18 @@ def results(client: httpx2.Client, batch: dict[str, Any]) -> tuple[list[dict[str
 def check_books(
     client: httpx2.Client, batch: dict[str, Any], custom_ids: Sequence[str | None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every line stands exactly once in the two files, and the counts say so. Answers the files."""
+    """Every line stands exactly once in the two files, and the counts and the usage say so. Answers the files."""
     done, failed = results(client, batch)
     counts = batch["request_counts"]
     assert counts == {"total": len(custom_ids), "completed": len(done), "failed": len(failed)}
     assert Counter(one["custom_id"] for one in done + failed) == Counter(custom_ids)
     assert all(one["response"]["status_code"] == 200 and one["error"] is None for one in done)
-    assert all((one["response"] is None) != (one["error"] is None) for one in failed)
+    # What the LLM answered with an error has no error of ours; all else has one, also a response that says it failed.
+    refused = [one["response"] is not None and one["response"]["status_code"] != 200 for one in failed]
+    assert [one["error"] is None for one in failed] == refused
+    bodies = [one["response"]["body"] for one in done + failed if one["response"]]
+    spent = sum((body.get("usage") or {}).get("total_tokens", 0) for body in bodies)
+    assert batch["usage"]["total_tokens"] == spent, "each answer is paid for once"
     ids = [one["id"] for one in done + failed]
     assert len(set(ids)) == len(ids)
     return done, failed

@@ -111,6 +111,17 @@ def test_other_endpoints(client: httpx2.Client, endpoint: str, body: dict[str, A
     assert done[0]["response"]["body"][member]
 
 
+def test_a_response_that_says_it_failed_has_failed(client: httpx2.Client) -> None:
+    """The LLM answers 200 and ``status: failed``: the line stands in the error file, and says so in ``error``, too."""
+    bodies = {"good": {"model": "sim", "input": unique()}, "bad": {"model": "sim-failed", "input": unique()}}
+    lines = [line(name, "", url="/v1/responses", body=body) for name, body in bodies.items()]
+    batch = ended(client, start(client, lines, endpoint="/v1/responses")["id"])
+    done, failed = check_books(client, batch, ["good", "bad"])
+    assert [one["custom_id"] for one in done] == ["good"]
+    assert failed[0]["error"] == {"code": "llm_rejected", "message": "The simulated model failed."}
+    assert (failed[0]["response"]["status_code"], failed[0]["response"]["body"]["status"]) == (200, "failed")
+
+
 @pytest.mark.parametrize(
     ("lines", "code", "number"),
     [

@@ -10,12 +10,15 @@ import httpx2
 import openai
 import pytest
 import redis
+from openai.types.responses import Response
 
 from jobs import queues
 from tests import processes
+from tests.integration.batching import line
 from tests.integration.conftest import QUICK_RETRIES, own_database
 from tests.integration.driving import calls_of, unique
 from tests.integration.test_sdk import Sdk, sdk_on
+from tests.integration.test_sdk_batches import run
 from tests.integration.test_streams import TEXT, every, numbered, text_of
 from tests.processes import Stack
 
@@ -205,6 +208,40 @@ def test_what_chat_completions_cannot_say_is_refused(
         sdk(lambda client: client.responses.create(**{"model": "sim", "input": "x", "background": True, **asked}))
     assert (caught.value.code, caught.value.param) == ("unsupported_by_llm", param)
     assert chatting.stats()["calls"] == calls
+
+
+def test_a_batch_of_responses_is_answered_in_translation(sdk: Sdk, chatting: Stack) -> None:
+    """A line is a chat completion to the LLM and a response in the files; what cannot be said so costs no call."""
+    prompt, cut, unsaid = unique(), unique(), unique()
+    bodies: dict[str, dict[str, Any]] = {
+        "plain": {"model": "sim", "input": prompt, "instructions": "Be brief."},
+        "cut": {"model": "sim-incomplete", "input": cut},
+        "refused": {"model": "sim-400", "input": unique()},
+        "unsaid": {"model": "sim", "input": unsaid, "tools": [{"type": "web_search"}]},
+    }
+    lines = [line(name, "", url="/v1/responses", body=body) for name, body in bodies.items()]
+    batch = run(sdk, [*lines], endpoint="/v1/responses")
+    assert (batch.status, batch.model) == ("completed", None)
+    assert batch.request_counts is not None
+    assert batch.request_counts.model_dump() == {"total": 4, "completed": 2, "failed": 2}
+    output, errors = (
+        {one["custom_id"]: one for one in map(json.loads, text.splitlines())}
+        for text in (
+            sdk(lambda client, file=file: client.files.content(file)).text
+            for file in (batch.output_file_id, batch.error_file_id)
+        )
+    )
+    answers = {name: Response.model_validate(one["response"]["body"]) for name, one in output.items()}
+    assert answers["plain"].output_text == f"Simulated answer to: {prompt}"
+    assert answers["plain"].instructions == "Be brief."
+    assert (answers["cut"].status, answers["cut"].model) == ("incomplete", "sim-incomplete")
+    assert batch.usage is not None
+    assert batch.usage.total_tokens == sum(one.usage.total_tokens for one in answers.values() if one.usage) > 0
+    assert errors["refused"]["response"]["status_code"] == 400
+    assert errors["unsaid"]["error"]["code"] == "unsupported_by_llm"
+    assert "tools.0.type" in errors["unsaid"]["error"]["message"]
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]
+    assert (calls_of(chatting, asked), calls_of(chatting, [{"role": "user", "content": unsaid}])) == (1, 0)
 
 
 def test_the_llms_refusal_is_relayed(sdk: Sdk) -> None:

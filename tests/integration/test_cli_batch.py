@@ -70,6 +70,27 @@ def test_what_failed_is_run_again_and_merged(stack: Stack, tmp_path: Path) -> No
     assert [calls_of(stack, messages(prompt)) for prompt in (good, flaky, bad)] == [1, 4, 2]
 
 
+def test_what_failed_is_told_by_the_lines_of_the_file(stack: Stack, tmp_path: Path) -> None:
+    """A response that says it failed is run again; a broken line stands in its place, with its number in the file."""
+    good, bad = unique(), unique()
+    body = {"url": "/v1/responses", "method": "POST"}
+    lines = [
+        json.dumps({"custom_id": "good", **body, "body": {"model": "sim", "input": good}}),
+        '{"custom_id": "good", "body": broken',
+        json.dumps({"custom_id": "bad", **body, "body": {"model": "sim-failed", "input": bad}}),
+    ]
+    prompts, out = tmp_path / "lines.jsonl", tmp_path / "results.jsonl"
+    prompts.write_text("\n\n" + "\r\n \n".join(lines))
+    for count in (1, 2):
+        done = promptq(stack, "batch", "run", str(prompts), "-o", str(out), *["--retry-failed"][: count - 1])
+        assert done.returncode == 1, done.stderr
+        assert "completed: 1 answered, 2 failed" in done.stderr
+        assert "--retry-failed" in done.stderr
+        told = [(line["custom_id"], line["error"] and line["error"].get("line")) for line in results(out)]
+        assert told == [("good", None), (None, 5), ("bad", None)]
+        assert [calls_of(stack, prompt) for prompt in (good, bad)] == [1, count]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_is_gone_on_with(
     stack: Stack, client: httpx2.Client, tmp_path: Path, how: signal.Signals

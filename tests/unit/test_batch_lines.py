@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -62,6 +63,55 @@ def test_a_line_that_is_too_long_is_named_and_not_held(size: int) -> None:
     assert [head(line)[1] for line in (before, behind)] == ["before", "behind"]  # type: ignore[index]
 
 
+LONG = {"model": "sim", "input": "}]" * 100_000, "metadata": {"custom_id": "victim", "said": 'a "custom_id": "b" "'}}
+
+
+@pytest.mark.parametrize("longest", [10_000, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("raw", "custom_id"),
+    [
+        # As with sorted keys.
+        (a_line(custom_id=..., method=..., body=LONG)[:-1] + b', "custom_id": "a", "method": ["POST"], "n": NaN}', "a"),
+        (a_line(custom_id=..., body=LONG)[:-1] + b', "custom_id": "a\\"\\u00fc", "n": NaN } \r', 'a"ü'),
+        (a_line(body=LONG)[:-1] + b', "n": NaN}', "a"),
+        (a_line(custom_id=..., body=LONG)[:-1] + b', "n": NaN}', None),
+        (a_line(custom_id=..., body=LONG)[:-1] + b', "n": {"custom_id": "x"}, "m": [NaN]}', None),
+        (a_line(custom_id=..., body=LONG)[:-1] + b', "n": NaN, "custom_id": "a', None),
+        (a_line(custom_id=..., body=LONG)[:-1] + b', "n": NaN, "custom_id": "a"', None),
+        (a_line(custom_id=..., body=LONG)[:-1] + b', "custom_id": "' + b"a" * 513 + b'", "n": NaN}', None),
+        (b"[" + a_line(custom_id="x", body=LONG) + b', {"custom_id": "y", "n": NaN}]', None),
+    ],
+)
+def test_a_name_is_looked_for_at_both_ends(raw: bytes, custom_id: str | None, longest: int) -> None:
+    """What a broken or over-long line is called stands before or behind its body, and never within it."""
+    chunks = [raw[at : at + 16_384] for at in range(0, len(raw), 16_384)]
+    (line,) = read_lines([*chunks, b"\n"], longest=longest)
+    assert line.too_long is (longest < len(raw))
+    assert len(line.raw) <= max(longest, 64 * 1024)
+    assert len(line.tail) <= 64 * 1024
+    found = head(line)
+    assert isinstance(found, BadLine)
+    assert found.custom_id == custom_id
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"custom_id": "' * 4000,
+        b'{"custom_id": "x", "a":' * 2800 + b"}",
+        b'"custom_id": "x" ' * 3800 + b"}",
+        b'"custom_id": "x" ' + b"}" * 65_000 + b"\r",
+    ],
+)
+def test_a_name_is_looked_for_in_no_time(raw: bytes) -> None:
+    """Whatever somebody writes to hold a worker up."""
+    line = RawLine(1, b'{"a": "' + b"x" * 60_000, True, 0, raw)
+    began = time.process_time()
+    for _ in range(20):
+        assert head(line) is not None
+    assert time.process_time() - began < 2
+
+
 def test_a_good_line_is_a_call() -> None:
     """The body goes to the LLM without what is ours; anything else that is in it survives."""
     found = parsed(a_line(custom_id="ü \ud800", body=CHAT | {"stream": False, "temperature": 0.5, "new": {"a": [1]}}))
@@ -82,6 +132,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
         (b'{"custom_id": "x", ', "invalid_json_line", "x", None),
         (b"[1]", "invalid_json_line", None, None),
         (b'{"custom_id": "x", "a": NaN}', "invalid_json_line", "x", None),
+        (b'{"body": {"metadata": {"custom_id": "victim"}}, "custom_id": "x", ', "invalid_json_line", "x", None),
+        (b'{"body": {"metadata": {"custom_id": "victim"}}, ', "invalid_json_line", None, None),
+        (b'{"body": "a \\"custom_id\\": \\"victim\\"", ', "invalid_json_line", None, None),
+        (b'{"a": "custom_id", "b": "x", ', "invalid_json_line", None, None),
+        (b'{"a": 1} {"custom_id": "x"}', "invalid_json_line", None, None),
+        (b'{"custom_id": "\\ud800\\x", ', "invalid_json_line", None, None),
+        (b'"custom_id": "x"}', "invalid_json_line", None, None),
         (b'{"custom_id": "x", "a": "\xff"}', "invalid_encoding", "x", None),
         ("{}".encode("utf-16"), "invalid_encoding", None, None),
         (a_line(custom_id=...), "missing_required_parameter", None, "custom_id"),

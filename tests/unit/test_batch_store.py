@@ -11,6 +11,7 @@ import redis
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
+from jobs.batch_usage import BatchUsage
 from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch, NewBatch
 from jobs.broker import MessageMaker
 from jobs.errors import NotFound
@@ -134,18 +135,19 @@ def test_each_step_counts_once(desk: Desk) -> None:
     lines = list(desk.batches.ended_lines(held.batch, 10))
     assert [(line.custom_id, line.status) for line in lines] == [("c1", "completed"), ("c2", "failed")]
     for _ in range(2):
-        desk.batches.part_written(held, "a", [line.member for line in lines])
+        desk.batches.part_written(held, "a", [line.member for line in lines], usage=BatchUsage(5, 4, 3, 2, 8))
         desk.batches.part_written(held, "b", [], skipped=2, offset=20, number=4)
     assert desk.batches.finalize(desk.batches.renew(held)) == ["a", "b"]
     # However late: another has the batch by then.
     desk.redis.hset(queues.batch_key(held.batch.id), "claim", "another")
-    desk.batches.part_written(held, "a", [])
+    desk.batches.part_written(held, "a", [], usage=BatchUsage(1, 1, 1, 1, 1))
     desk.redis.hset(queues.batch_key(held.batch.id), "claim", held.claim_id)
     assert desk.redis.exists(queues.job_key(lines[0].member)) == 0
     for _ in range(2):
         desk.batches.end(held, BatchStatus.COMPLETED, {})
     batch = desk.batches.get(held.batch.id, "ann")
     assert (batch.completed, batch.failed, batch.total) == (1, 3, 4)
+    assert batch.usage == BatchUsage(5, 4, 3, 2, 8)
     assert desk.backlog == 0
 
 
@@ -224,11 +226,21 @@ def test_a_batch_that_was_cancelled_ends_so_although_its_file_is_bad(desk: Desk)
 
 
 def test_a_line_is_nobodys_job(desk: Desk) -> None:
-    """It is not listed, not a dead letter, and cannot be deleted or retried; its end is told to the batch alone."""
+    """It is not looked up, listed, a dead letter, cancelled, deleted or retried; its end is told to the batch alone."""
     held = desk.begun(1)
     desk.batches.feed(held, [a_line(1)], offset=1, number=1)
     (job_id,) = desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)
+    with pytest.raises(NotFound):
+        desk.jobs.get(job_id.decode(), "ann", unstored=True)
+    with pytest.raises(NotFound):
+        desk.jobs.cancel(job_id.decode(), "ann", unstored=True)
     finish_jobs(desk, JobStatus.FAILED)
+    with pytest.raises(NotFound):
+        desk.jobs.get(job_id.decode(), "ann")
+    with pytest.raises(NotFound):
+        desk.jobs.cancel(job_id.decode(), "ann")
+    with pytest.raises(NotFound):
+        desk.jobs.list("ann", after=job_id.decode())
     assert desk.jobs.list("ann").jobs == []
     assert desk.jobs.dead_letters("ann").jobs == []
     with pytest.raises(NotFound):

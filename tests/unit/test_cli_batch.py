@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.batches.prompts import MAX_LINES, BadInput, Prompts
-from cli.batches.results import Results, failed_ids, tally
+from cli.batches.results import Results, failed_ids, tally, to_retry
 from cli.batches.run import Run
 from cli.batches.state import State
-from cli.client import progress
+from cli.client import progress, tables
 from cli.client.errors import ClientError
 from cli.main import main
 
@@ -33,6 +34,12 @@ def file(folder: Path, content: str | bytes, name: str = "prompts.jsonl") -> Pat
 def sent(prompts: Prompts) -> list[dict[str, Any]]:
     """The lines that the server would get."""
     return [json.loads(item.line) for item in prompts]
+
+
+def numbered(uploaded: Iterable[bytes]) -> list[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers."""
+    lines = b"".join(uploaded).splitlines(keepends=True)
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 # --- What is read ----------------------------------------------------------------------------------------------------
@@ -130,6 +137,29 @@ def test_what_cannot_be_used_is_told_of_by_its_line(tmp_path: Path, name: str, c
         list(Prompts(file(tmp_path, content, name), model=None if '"body"' in str(content) else "m"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "numbers"),
+    [
+        ("a.jsonl", b'\n\xef\n{"body": {}, "custom_id": "a"}\r\n\n  \n{"broken', [2, 3, 6]),
+        ("a.jsonl", b'{"prompt": "x"}\n\n\n{"prompt": "y"}\n', [1, 4]),
+        ("a.csv", b'prompt,b\nx,1\n\n"two\nlines",2\nz,3', [2, 5, 6]),
+        ("a.txt", b"\n\nx\n\ny", [3, 5]),
+    ],
+)
+def test_a_line_has_the_number_that_it_has_in_the_file(
+    tmp_path: Path, name: str, content: bytes, numbers: list[int]
+) -> None:
+    """What the server says of line N is where that stands here, though there are blank lines, or only some are sent."""
+    kind = "batch" if b"broken" in content else "auto"
+    model = None if kind == "batch" else "m"
+    prompts = Prompts(file(tmp_path, content, name), format=kind, model=model, endpoint=CHAT)
+    items = list(prompts)
+    assert [item.number for item in items] == numbers
+    assert numbered(prompts.upload()) == [(item.number, item.line) for item in items]
+    named = next(item for item in reversed(items) if item.custom_id)
+    assert numbered(prompts.upload({str(named.custom_id)})) == [(named.number, named.line)]
+
+
 def test_a_model_is_named_by_somebody(tmp_path: Path) -> None:
     """Without --model each object must name its own."""
     with pytest.raises(BadInput, match="--model"):
@@ -155,6 +185,8 @@ class FakeApi:
     """Keeps files and batches, makes each once for its key, and is interrupted after, or before, its ``at``-th step."""
 
     fails: Callable[[str], bool] = lambda _prompt: False
+    #: What the batch's files do not tell of.
+    misses: Callable[[str], bool] = lambda _prompt: False
     url: str = "http://here"
     at: int = -1
     before: bool = False
@@ -192,11 +224,11 @@ class FakeApi:
         """Run all of it at once."""
         if idempotency_key not in self.known:
             number = len(self.batches)
-            lines = [json.loads(line) for line in self.files[input_file_id].splitlines()]
+            lines = [json.loads(line) for line in self.files[input_file_id].splitlines() if line]
             done = [self._result(line) for line in lines]
             batch = {"id": f"batch_{number}", "status": self.status, "request_counts": {"total": len(lines)}, **about}
             for kind, bad in (("output", False), ("error", True)):
-                chosen = [line for line in done if (line["error"] is not None) is bad]
+                chosen = [line for line in done if line and (line["error"] is not None) is bad]
                 if chosen and self.status != "failed":
                     batch[f"{kind}_file_id"] = f"{kind}-{number}"
                     # Those of a batch come in no order.
@@ -215,8 +247,10 @@ class FakeApi:
         """The content."""
         target.write_bytes(self.files[file_id])
 
-    def _result(self, line: Mapping[str, Any]) -> dict[str, Any]:
+    def _result(self, line: Mapping[str, Any]) -> dict[str, Any] | None:
         prompt = line["body"]["messages"][0]["content"]
+        if self.misses(prompt):
+            return None
         bad = self.fails(prompt)
         return {
             "id": f"batch_req_{line['custom_id']}",
@@ -286,7 +320,8 @@ def test_only_what_failed_is_run_again(tmp_path: Path, prompts: Path, at: int) -
     except Interrupted:
         run(api, prompts, results, retry_failed=True)
     api.at = -1
-    assert [json.loads(line)["custom_id"] for line in api.files["file-1"].splitlines()] == ["line-1", "line-3"]
+    again = [json.loads(line)["custom_id"] if line else "" for line in api.files["file-1"].splitlines()]
+    assert again == ["line-1", "", "line-3"]
     assert said(results) == [("line-1", "one"), ("line-2", "two"), ("line-3", None)]
     assert len(api.batches) == 2
     bad.clear()
@@ -347,6 +382,66 @@ def test_a_batch_that_was_refused_leaves_nothing_behind(tmp_path: Path, prompts:
     assert said(results) == [("line-1", "mended")]
 
 
+@pytest.mark.parametrize("without", [("one", "two", "three"), ("two",)])
+@pytest.mark.parametrize("status", ["cancelled", "expired"])
+def test_a_prompt_that_no_file_tells_of_has_failed(
+    tmp_path: Path, prompts: Path, status: str, without: tuple[str, ...]
+) -> None:
+    """Each prompt has a line, whatever its batch came to; --retry-failed runs those that have no result."""
+    results, missed = tmp_path / "out.jsonl", set(without)
+    api = FakeApi(status=status, misses=lambda prompt: prompt in missed)
+    run(api, prompts, results)
+    names = dict(zip(("one", "two", "three"), ("line-1", "line-2", "line-3"), strict=True))
+    assert said(results) == [(names[prompt], None if prompt in missed else prompt) for prompt in names]
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert lines[1]["metadata"] == {"n": "2"}
+    message = f"The batch ended as {status} without a result for this line."
+    assert lines[1]["error"] == {"code": "no_result", "message": message, "line": 2}
+    # A retry that brings nothing, either, leaves it so.
+    run(api, prompts, results, retry_failed=True)
+    assert failed_ids(results) == {names[prompt] for prompt in missed}
+    missed.clear()
+    api.status = "completed"
+    run(api, prompts, results, retry_failed=True)
+    assert said(results) == [("line-1", "one"), ("line-2", "two"), ("line-3", "three")]
+    assert run(api, prompts, results, retry_failed=True) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "missed", "code"),
+    [("completed", "", 0), ("completed", "two", 1), ("cancelled", "two", 1), ("expired", "", 1)],
+)
+def test_the_exit_code_says_whether_all_is_done(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, status: str, missed: str, code: int
+) -> None:
+    """0 only for a batch that has completed with an answer to each prompt."""
+    api = FakeApi(status=status, misses=lambda prompt: prompt == missed)
+    monkeypatch.setattr("cli.commands.batch.Api", lambda *_: contextlib.nullcontext(api))
+    answer = promptq("batch", "run", str(prompts), "-o", str(tmp_path / "out"), "-m", "m")
+    assert answer.exit_code == code, answer.output
+    assert f"{status}: {2 if missed else 3} answered, {1 if missed else 0} failed" in answer.output
+    assert ("--retry-failed" in answer.output) is bool(missed)
+
+
+def test_what_the_server_says_of_a_broken_line_stands_in_its_place(tmp_path: Path) -> None:
+    """By its number, whatever name the server has guessed; a line that cannot be answered is not run again."""
+    broken, guessed = b'{"body": {}, "url": "/v1/chat/completions", broken', b'{"custom_id": "b", broken'
+    path = file(tmp_path, b'{"custom_id": "a", "body": {}}\n\n' + broken + b"\n" + guessed, "prompts.jsonl")
+    prompts = Prompts(path, endpoint=CHAT)
+    lines = [
+        {"custom_id": "b", "response": None, "error": {"code": "invalid_json_line", "line": 4}},
+        {"custom_id": None, "response": None, "error": {"code": "invalid_json_line", "line": 3}},
+        {"custom_id": "a", "response": {"status_code": 200}, "error": None},
+    ]
+    out = tmp_path / "out"
+    for given in (file(tmp_path, "\n".join(map(json.dumps, lines)), "given"), out):
+        found = Results()
+        found.add(given)
+        found.write(out, prompts, status="completed")
+        assert [json.loads(line)["custom_id"] for line in out.read_text().splitlines()] == ["a", None, "b"]
+    assert (failed_ids(out), to_retry(out, prompts)) == ({"b"}, set())
+
+
 def test_a_state_that_cannot_be_read_is_told_of(tmp_path: Path, prompts: Path) -> None:
     """What is no state of ours is not overwritten."""
     results = tmp_path / "out.jsonl"
@@ -378,11 +473,28 @@ def test_lines_without_an_id_are_kept(tmp_path: Path) -> None:
     found.add(given)
     names = [json.dumps({"custom_id": name, "body": {}, "url": CHAT}) for name in "ab"]
     prompts = file(tmp_path, "\n".join(names))
-    found.write(tmp_path / "out", Prompts(prompts))
+    found.write(tmp_path / "out", Prompts(prompts), status="completed")
     written = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [line["custom_id"] for line in written] == ["a", "b", None, None]
     assert [line["error"]["line"] for line in written[2:]] == [2, 5]
     assert (tally(tmp_path / "out"), failed_ids(tmp_path / "out")) == ((1, 3), {"a"})
+
+
+def test_a_response_that_says_it_failed_is_no_answer(tmp_path: Path) -> None:
+    """The LLM says so with HTTP 200; a member of that name in another answer means nothing."""
+
+    def line(name: str, **body: str) -> dict[str, Any]:
+        return {"custom_id": name, "response": {"status_code": 200, "body": body}, "error": None}
+
+    lines = [
+        line("a", object="response", status="completed"),
+        line("b", object="response", status="failed"),
+        line("c", object="response", status="cancelled"),
+        line("d", object="response", status="incomplete"),
+        line("e", object="chat.completion", status="failed"),
+    ]
+    given = file(tmp_path, "\n".join(map(json.dumps, lines)), "given")
+    assert (tally(given), failed_ids(given)) == ((3, 2), {"b", "c"})
 
 
 def test_bars_are_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,6 +514,19 @@ def test_bars_are_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "100/100 bytes" in told.err
     assert "completed" in told.err
     assert "40/40" in told.err
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [({"input_tokens": 1200, "output_tokens": 7}, "1,200 read, 7 written"), ({"input_tokens": 0}, None), (None, None)],
+)
+def test_a_batch_shows_what_it_has_cost(
+    capsys: pytest.CaptureFixture[str], usage: dict[str, int] | None, said: str | None
+) -> None:
+    """Its model and its tokens, where there are any."""
+    tables.batch({"id": "batch_1", "status": "completed", "model": "sim", "usage": usage})
+    shown = dict(row.split(maxsplit=1) for row in capsys.readouterr().out.splitlines())
+    assert (shown["model"], shown.get("tokens")) == ("sim", said)
 
 
 def promptq(*words: str) -> Result:

@@ -53,6 +53,16 @@ def test_every_error_code_is_documented() -> None:
     assert {cls.code for cls in classes if f"`{cls.code}`" not in text} <= roots
 
 
+def test_every_error_code_of_batches_is_documented() -> None:
+    """docs/batches.md names the code of whatever can be wrong with a line, or with a batch as a whole."""
+    sources = ("jobs/batch_lines.py", "worker/batches/tender.py", "worker/batches/results.py")
+    written = r'(?:BadLine\(|bad\(|_problem\()[^"\n]*"([a-z_]+)"|"code": "([a-z_]+)"'
+    codes = {"".join(found) for source in sources for found in re.findall(written, _read(source))}
+    assert codes >= {"invalid_json_line", "mismatched_url", "too_many_lines", "results_lost", "cancelled"}
+    text = _read("docs/batches.md")
+    assert {code for code in codes if f"| `{code}` |" not in text} == set()
+
+
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (_ROOT / "docs").glob("*.md"))])
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     """Each relative link of a page is a file or a folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Bench:
     def parts(self, batch_id: str) -> list[str]:
         return list(self.desk.files.storage.keys(f"batches/{batch_id}"))
 
+    def results(self, batch_id: str) -> list[dict[str, Any]]:
+        """The lines of both files."""
+        batch = self.desk.batches.get(batch_id, "ann")
+        files = [self.desk.files.get(one, "ann") for one in (batch.output_file_id, batch.error_file_id) if one]
+        return [json.loads(line) for file in files for line in b"".join(self.desk.files.read(file)).splitlines()]
+
     def output(self, batch_id: str) -> list[bytes]:
         batch = self.desk.batches.get(batch_id, "ann")
         file = self.desk.files.get(str(batch.output_file_id), "ann")
@@ -82,6 +89,45 @@ def test_a_batch_is_brought_as_far_as_it_goes(bench: Bench) -> None:
         finish_jobs(bench.desk)
         assert tender.turn()
     assert len(bench.output(batch_id)) == 6
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_name_that_was_only_guessed_gives_way(bench: Bench, monkeypatch: pytest.MonkeyPatch, cancelled: bool) -> None:
+    """A broken line that seems to be called as another fails no batch: it stands in the results without a name."""
+    broken = b'{"custom_id": "l%d", broken'
+    content = broken % 2 + b"\n" + lines(4) + broken % 0 + b"\n" + broken % 9 + b"\n" + broken % 9 + b"\n"
+    batch_id, tender = bench.start(content), bench.tender()
+    if cancelled:
+        renew = bench.desk.batches.renew
+
+        def cancelling(held: Any) -> Any:
+            bench.desk.batches.cancel(batch_id, "ann")
+            return renew(held)
+
+        monkeypatch.setattr(bench.desk.batches, "renew", cancelling)
+    assert tender.turn()
+    while bench.status(batch_id) not in (BatchStatus.COMPLETED, BatchStatus.CANCELLED):
+        finish_jobs(bench.desk)
+        assert tender.turn()
+    told = {one["custom_id"]: (one["error"] or {}).get("code") for one in bench.results(batch_id)}
+    names = [one["custom_id"] for one in bench.results(batch_id)]
+    assert sorted(map(str, names)) == ["None"] * 3 + ["l0", "l1", "l2", "l3", "l9"]
+    assert told["l0"] == ("batch_cancelled" if cancelled else None)
+    record = bench.desk.redis.hgetall(queues.batch_key(batch_id))
+    assert b"nameless" not in record
+
+
+@pytest.mark.parametrize(
+    ("models", "model"),
+    [(["m", "m", None], "m"), (["m", "n", "m"], None), ([None, 7, "x" * 257], None), (["ü\ud800"], "ü\ud800")],
+)
+def test_a_batch_has_the_model_that_all_its_lines_ask_for(bench: Bench, models: list[Any], model: str | None) -> None:
+    """Lines that name none say nothing; it is known once the file was looked through."""
+    content = [line(f"l{number}", "hi", model=one) for number, one in enumerate(models)]
+    batch_id = bench.start(jsonl(content))
+    assert bench.desk.batches.get(batch_id, "ann").model is None
+    assert bench.tender().turn()
+    assert bench.desk.batches.get(batch_id, "ann").model == model
 
 
 def test_who_has_lost_a_batch_removes_nothing_that_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from jobs.batches import EndedLine
 
-_DONE = ("completed", "incomplete")
+_DONE: Final = ("completed", "incomplete")
+#: What is said of a line whose job has no error of its own.
+_CANCELLED: Final[Mapping[str, Any]] = {"code": "cancelled", "message": "The job was cancelled."}
+_CANCELLED_BY_LLM: Final[Mapping[str, Any]] = {
+    "code": "cancelled",
+    "message": "The LLM reports that the response was cancelled.",
+}
 
 
 def is_output(line: EndedLine) -> bool:
@@ -23,8 +29,10 @@ def result_line(line: EndedLine) -> bytes:
         # As the LLM sent it, but on one line.
         body = line.result if b"\n" not in line.result and b"\r" not in line.result else _compact(line.result)
         response = b'{"status_code":200,"request_id":' + _dump(request_id) + b',"body":' + body + b"}"
-        return _line(line.member, line.custom_id, response, b"null")
-    error = line.error or {"code": "cancelled", "message": "The job was cancelled."}
+        # A response may say of itself, with HTTP 200, that it failed: whoever looks at `error` alone must see it.
+        failure = b"null" if is_output(line) else _dump(_error(line.error or _CANCELLED_BY_LLM))
+        return _line(line.member, line.custom_id, response, failure)
+    error = line.error or _CANCELLED
     status = error.get("upstream_status")
     if status and status >= 400:
         said = error.get("upstream_error") or {"message": error["message"], "code": error["code"]}

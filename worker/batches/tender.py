@@ -16,7 +16,9 @@ from typing import Any, Final
 import structlog
 
 from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
+from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
+from jobs.bodies import MAX_MODEL
 from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
 from jobs.storage import Sink
@@ -172,8 +174,8 @@ class Tender:
 
     def _validate(self, held: HeldBatch) -> None:
         """Look through the file: is it one, and is each ``custom_id`` its only one?"""
-        # Digests: the ids themselves may be a hundred megabytes.
-        seen: set[bytes] = set()
+        names = _Names()
+        models: set[str] = set()
         problems: list[dict[str, Any]] = []
         bad = duplicates = total = 0
         for line in self._lines(held, held.batch):
@@ -187,11 +189,12 @@ class Tender:
                 if len(problems) < _MAX_ERRORS:
                     problems.append(_problem(found.code, found.message, found.number, found.param))
             else:
-                custom_id = found[1]
+                sent, custom_id = found
+                if len(models) < 2 and (model := _model_of(sent)):
+                    models.add(model)
             if custom_id is None:
                 continue
-            digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            if digest in seen:
+            if not names.take(custom_id, guessed_of=line.number if isinstance(found, BadLine) else 0):
                 duplicates += 1
                 if duplicates == 1:
                     # These are what it fails for.
@@ -199,12 +202,11 @@ class Tender:
                 if len(problems) < _MAX_ERRORS:
                     message = "The custom_id stands in a line before this one."
                     problems.append(_problem("duplicate_custom_id", message, line.number, "custom_id"))
-            seen.add(digest)
         if not total:
             raise _Unusable(_problem("empty_file", "The file has no lines."))
         if duplicates or bad == total:
             raise _Unusable(*problems)
-        self.batches.begin(held, total)
+        self.batches.begin(held, total, nameless=names.nameless, model=models.pop() if len(models) == 1 else None)
         _log.info("batch.begun", lines=total, bad_lines=bad)
 
     def _feed(self, held: HeldBatch) -> bool:
@@ -232,6 +234,8 @@ class Tender:
         with contextlib.closing(lines):
             for line in lines:
                 call = parse(line, batch.endpoint, max_prompt_bytes=self.max_prompt_bytes)
+                if isinstance(call, BadLine) and call.number in batch.nameless:
+                    call = replace(call, custom_id=None)
                 portion.append(call)
                 last, room = line, room - 1
                 size += len(call.request) if isinstance(call, Line) else 0
@@ -253,14 +257,17 @@ class Tender:
         if not waiting or (waiting < enough and alive and batch.ending is None):
             return False
         members: list[str] = []
+        usage = NO_USAGE
 
         def results() -> Iterator[tuple[bool, bytes]]:
+            nonlocal usage
             for line in self.batches.ended_lines(batch, _PART):
                 members.append(line.member)
+                usage += BatchUsage.of(line.usage)
                 yield is_output(line), result_line(line)
 
         name = self._write_part(held, results())
-        self._book(held, name, members)
+        self._book(held, name, members, usage=usage)
         return True
 
     def _tell_of_unfed(self, held: HeldBatch, failure: Mapping[str, str]) -> None:
@@ -285,6 +292,8 @@ class Tender:
             for line in lines:
                 found = head(line)
                 custom_id = found.custom_id if isinstance(found, BadLine) else found[1]
+                if line.number in batch.nameless:
+                    custom_id = None
                 skipped, last = skipped + 1, line
                 yield False, unfed_line(line.number, custom_id, failure)
                 if skipped >= _PART_UNFED:
@@ -295,9 +304,11 @@ class Tender:
         offset, number = (last.end, last.number) if last is not None else (batch.offset, batch.line)
         self._book(held, name, [], skipped=skipped, offset=offset, number=number)
 
-    def _book(self, held: HeldBatch, name: str, members: Sequence[str], **skipped: int) -> None:
+    def _book(
+        self, held: HeldBatch, name: str, members: Sequence[str], *, usage: BatchUsage = NO_USAGE, **skipped: int
+    ) -> None:
         """Have a part stand in the books: from then on it is nobody's to remove."""
-        self.batches.part_written(held, name, members, **skipped)
+        self.batches.part_written(held, name, members, usage=usage, **skipped)
         self._pending.clear()
 
     def _write_part(self, held: HeldBatch, results: Iterator[tuple[bool, bytes]]) -> str:
@@ -393,6 +404,31 @@ class Tender:
         return keep
 
 
+class _Names:
+    """Whose each ``custom_id`` of a file is. One that is only guessed of a line gives way to another's."""
+
+    def __init__(self) -> None:
+        #: By digest (the ids themselves may be a hundred megabytes): the line that it was guessed of, or 0.
+        self._taken: dict[bytes, int] = {}
+        #: Lines that had to give way.
+        self.nameless: list[int] = []
+
+    def take(self, custom_id: str, *, guessed_of: int = 0) -> bool:
+        """Note whose it is; False if it is another's for certain, and was to be this one's, too."""
+        digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        holder = self._taken.get(digest)
+        if holder is None:
+            self._taken[digest] = guessed_of
+        elif guessed_of:
+            self.nameless.append(guessed_of)
+        elif holder:
+            self.nameless.append(holder)
+            self._taken[digest] = 0
+        else:
+            return False
+        return True
+
+
 class _Gathering:
     """Hands lines on many at a time: each write may go to another thread."""
 
@@ -411,6 +447,13 @@ class _Gathering:
         self._sink.write(b"".join(self._lines))
         self._lines.clear()
         self._size = 0
+
+
+def _model_of(sent: Mapping[str, Any]) -> str | None:
+    """The model that a line asks for, if it is one that can be."""
+    body = sent.get("body")
+    model = body.get("model") if isinstance(body, dict) else None
+    return model if isinstance(model, str) and len(model) <= MAX_MODEL else None
 
 
 def _part_key(batch: Batch, name: str, kind: str) -> str:
