@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,14 @@ class Bench:
             breathe=breathe,
         )
 
-    def start(self, content: bytes) -> str:
+    def start(self, content: bytes, window: int = 3600) -> str:
         files = self.desk.files
         key = files.reserve()
         with files.storage.writer(key) as sink:
             sink.write(content)
         new = NewFile(owner="ann", filename="a", purpose="batch", size=len(content), content=key, lifetime=3600)
         file = files.create(new)
-        return self.desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file.id, key, "1h", 3600))
+        return self.desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file.id, key, f"{window}s", window))
 
     def status(self, batch_id: str) -> BatchStatus:
         return self.desk.batches.get(batch_id, "ann").status
@@ -57,7 +58,16 @@ class Bench:
 
     def output(self, batch_id: str) -> list[bytes]:
         batch = self.desk.batches.get(batch_id, "ann")
-        file = self.desk.files.get(str(batch.output_file_id), "ann")
+        return self._lines(batch.output_file_id)
+
+    def errors(self, batch_id: str) -> list[tuple[str, str]]:
+        """The custom_id and the error's code of each line that has one, in order of their numbers."""
+        batch = self.desk.batches.get(batch_id, "ann")
+        found = [json.loads(one) for one in self._lines(batch.error_file_id)]
+        return sorted((one["custom_id"], one["error"]["code"]) for one in found)
+
+    def _lines(self, file_id: str | None) -> list[bytes]:
+        file = self.desk.files.get(str(file_id), "ann")
         return b"".join(self.desk.files.read(file)).splitlines()
 
 
@@ -160,3 +170,40 @@ def test_a_file_that_ends_too_soon_keeps_no_batch_for_ever(bench: Bench) -> None
     assert tender.turn()
     batch = bench.desk.batches.get(batch_id, "ann")
     assert (batch.status, batch.completed, batch.failed) == (BatchStatus.CANCELLED, 4, 2)
+
+
+ENDINGS = {"cancelled": "batch_cancelled", "expired": "batch_expired"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_batch_that_is_ended_before_it_was_looked_at_tells_of_every_line(bench: Bench, ending: str) -> None:
+    """Its file is looked through all the same, so that each line stands in the error file by its name."""
+    batch_id = bench.start(lines(6), window=0 if ending == "expired" else 3600)
+    if ending == "cancelled":
+        bench.desk.batches.cancel(batch_id, "ann")
+    assert bench.tender().turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert (batch.status, batch.total, batch.completed, batch.failed) == (ending, 6, 0, 6)
+    assert bench.errors(batch_id) == [(f"l{number}", ENDINGS[ending]) for number in range(6)]
+    assert bench.desk.backlog == 0
+
+
+def test_a_batch_that_is_cancelled_while_it_is_looked_through_tells_of_every_line(bench: Bench) -> None:
+    """The looking goes on, and then nothing of it is fed."""
+    batch_id, tender = bench.start(lines(20)), bench.tender()
+    tender.breathe = lambda: bench.desk.batches.cancel(batch_id, "ann") if not bench.parts(batch_id) else None
+    assert tender.turn()
+    assert bench.status(batch_id) is BatchStatus.CANCELLED
+    assert len(bench.errors(batch_id)) == 20
+    assert bench.desk.redis.get("promptq:seq") is None, "no line has become a job"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_cannot_be_used_says_so_although_the_batch_is_ended(bench: Bench, ending: str) -> None:
+    """Nobody can say what its lines are called; the batch ends as it was told to, with what is wrong."""
+    batch_id = bench.start(lines(2) + lines(1), window=0 if ending == "expired" else 3600)
+    if ending == "cancelled":
+        bench.desk.batches.cancel(batch_id, "ann")
+    assert bench.tender().turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert (batch.status, batch.errors[0]["code"]) == (ending, "duplicate_custom_id")

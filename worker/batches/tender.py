@@ -19,6 +19,7 @@ from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, rea
 from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
 from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
+from jobs.scripts import BATCH_ENDINGS
 from jobs.storage import Sink
 from worker.batches.results import is_output, result_line, unfed_line
 
@@ -39,13 +40,6 @@ _GATHERED: Final = 256 * 1024
 _BREATH: Final = 10
 #: Errors of a file that a batch tells of.
 _MAX_ERRORS: Final = 100
-_ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
-    BatchStatus.CANCELLED: {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
-    BatchStatus.EXPIRED: {
-        "code": "batch_expired",
-        "message": "The batch's completion_window ended before this line was done.",
-    },
-}
 _RESULTS_LOST: Final = {
     "code": "results_lost",
     "message": "Results of the batch are missing in the file storage.",
@@ -137,34 +131,33 @@ class Tender:
             self.batches.release(held, due_in=1 if gathered else 30)
             return
         self.batches.fail(held, unusable.errors)
-        _log.info("batch.ended", status=BatchStatus.FAILED.value)
+        _log.info("batch.ended", status=held.batch.ending or BatchStatus.FAILED.value)
 
     def _step(self, held: HeldBatch) -> bool:
         """Do what is next; False if there is nothing to do for now."""
         batch = held.batch
-        begun = "in_progress_at" in batch.times
-        if not begun and batch.ending is None:
+        if "in_progress_at" not in batch.times:
+            # Also of one that is being ended: its lines are told of by name.
             self._validate(held)
             return True
-        if begun:
-            if batch.ending is not None:
-                failure = _ENDINGS[batch.ending]
-                if self.batches.close(held, failure):
-                    return True
-                if batch.fed < batch.total:
-                    self._tell_of_unfed(held, failure)
-                    return True
-            elif batch.fed < batch.total:
-                try:
-                    if self._feed(held):
-                        return True
-                except StoreFull:
-                    # What has ended makes room.
-                    if self._gather(held, least=1):
-                        return True
-                    raise
-            if self._gather(held):
+        if batch.ending is not None:
+            failure = BATCH_ENDINGS[batch.ending]
+            if self.batches.close(held, failure):
                 return True
+            if batch.fed < batch.total:
+                self._tell_of_unfed(held, failure)
+                return True
+        elif batch.fed < batch.total:
+            try:
+                if self._feed(held):
+                    return True
+            except StoreFull:
+                # What has ended makes room.
+                if self._gather(held, least=1):
+                    return True
+                raise
+        if self._gather(held):
+            return True
         parts = self.batches.finalize(held)
         if parts is not None:
             self._finish(held, parts)
