@@ -91,8 +91,14 @@ local function end_batch(id, status, fields, at, ttl)
   local input = redis.call('HMGET', record, 'input', 'content')
   if redis.call('HINCRBY', key('file-uses'), input[1], -1) <= 0 then
     redis.call('HDEL', key('file-uses'), input[1])
-    -- It was deleted, or has expired, while the batch was at it.
-    if redis.call('EXISTS', file_key(input[1])) == 0 then discard_content(input[2], at) end
+    local file = redis.call('HMGET', file_key(input[1]), 'owner', 'expires')
+    if not file[1] then
+      -- It was deleted, or has expired, while the batch was at it.
+      discard_content(input[2], at)
+    elseif file[2] then
+      -- Kept for the batch, it goes with its file again.
+      redis.call('ZADD', key('garbage'), 'XX', file[2], input[2])
+    end
   end
   redis.call('PEXPIRE', record, ttl)
   if known[3] then redis.call('PEXPIRE', known[3], ttl) end

@@ -35,18 +35,18 @@ class Desk:
         self.batches: BatchStore = self.jobs.batches
         self.files = FileStore(client, Scripts(client), DirectoryStorage(folder))
 
-    def upload(self) -> tuple[str, str]:
+    def upload(self, lifetime: int | None = 3600) -> tuple[str, str]:
         content = self.files.reserve()
         with self.files.storage.writer(content) as sink:
             sink.write(b"line\n")
         file = self.files.create(
-            NewFile(owner="ann", filename="a", purpose="batch", size=5, content=content, lifetime=3600)
+            NewFile(owner="ann", filename="a", purpose="batch", size=5, content=content, lifetime=lifetime)
         )
         return file.id, content
 
-    def make(self, window: int = 3600) -> HeldBatch:
-        """A batch that is held."""
-        file_id, content = self.upload()
+    def make(self, window: int = 3600, upload: tuple[str, str] | None = None) -> HeldBatch:
+        """A batch that is held, of this upload or of another."""
+        file_id, content = upload or self.upload()
         self.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, f"{window}s", window))
         held = self.batches.claim()
         assert held is not None
@@ -56,6 +56,14 @@ class Desk:
         held = self.make()
         self.batches.begin(held, total)
         return self.batches.renew(held)
+
+    def expire(self, file_id: str) -> None:
+        """Let the file's time be over now: its record goes by itself, and what is due for deletion then is due."""
+        at = int(self.redis.hget(queues.file_key(file_id), "expires") or 0)
+        assert self.redis.delete(queues.file_key(file_id)) == 1
+        for content, due in self.redis.zrange(queues.GARBAGE, 0, -1, withscores=True):
+            if due <= at:
+                self.redis.zadd(queues.GARBAGE, {content: 1})
 
     @property
     def backlog(self) -> int:
@@ -247,3 +255,48 @@ def test_a_file_that_a_batch_needs_outlives_its_record(desk: Desk) -> None:
     desk.batches.end(held, BatchStatus.COMPLETED, {})
     desk.files.purge_expired()
     assert list(desk.files.storage.keys("files")) == []
+
+
+def test_a_file_that_expires_while_a_batch_needs_it(desk: Desk) -> None:
+    """Its content stays until the last batch has ended that needs it, and goes then."""
+    upload = desk.upload()
+    first, second = desk.make(upload=upload), desk.make(upload=upload)
+    desk.expire(upload[0])
+    for held in (first, second):
+        desk.files.purge_expired()
+        assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
+        desk.batches.fail(held, [])
+        desk.batches.fail(held, [])
+    desk.files.purge_expired()
+    assert list(desk.files.storage.keys("files")) == []
+
+
+def test_a_file_that_expires_after_its_batch_has_ended(desk: Desk) -> None:
+    """Its content goes with it, although it was to be kept for the batch for longer."""
+    upload = desk.upload()
+    held, other = desk.make(24 * 3600, upload), desk.make(upload=upload)
+    expires = desk.files.get(upload[0], "ann").expires_at
+    assert expires is not None
+    kept = desk.redis.zscore(queues.GARBAGE, upload[1])
+    assert kept is not None
+    assert kept / 1000 > expires + 24 * 3600 - 60
+    desk.batches.fail(held, [])
+    assert desk.redis.zscore(queues.GARBAGE, upload[1]) == kept, "another batch needs it"
+    desk.batches.fail(other, [])
+    due = desk.redis.zscore(queues.GARBAGE, upload[1])
+    assert due is not None
+    assert due / 1000 == expires
+    desk.files.purge_expired()
+    assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
+    desk.expire(upload[0])
+    desk.files.purge_expired()
+    assert list(desk.files.storage.keys("files")) == []
+
+
+def test_a_file_that_is_kept_for_good_outlives_its_batch(desk: Desk) -> None:
+    """Nothing of it is ever due for deletion."""
+    upload = desk.upload(lifetime=None)
+    desk.batches.fail(desk.make(upload=upload), [])
+    assert desk.redis.zscore(queues.GARBAGE, upload[1]) is None
+    desk.files.purge_expired()
+    assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
