@@ -114,6 +114,8 @@ def _constants() -> str:
         "MAX_OLD_SECRETS": MAX_OLD_SECRETS,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
+        "BATCH_CANCELLED_ERROR": json.dumps(BATCH_ENDINGS["cancelled"]),
+        "BATCH_EXPIRED_ERROR": json.dumps(BATCH_ENDINGS["expired"]),
         "CRASHED_CODE": CRASHED_ERROR["code"],
         "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
         "SCHEMA_VERSION": SCHEMA_VERSION,

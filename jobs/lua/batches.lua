@@ -36,9 +36,18 @@ end
 local function mark_expired(id, at)
   local record = batch_key(id)
   local known = redis.call('HMGET', record, 'status', 'expires_at', 'ending', 'in_progress_at', 'fed', 'total')
-  if known[3] or known[1] == 'finalizing' or tonumber(known[2]) > at then return end
+  if not known[1] or known[3] or known[1] == 'finalizing' or tonumber(known[2]) > at then return end
   if known[4] and known[5] == known[6] and redis.call('ZCARD', record .. ':alive') == 0 then return end
   redis.call('HSET', record, 'ending', 'expired')
+end
+
+-- The error (JSON) of a line that nobody is to run any more, since its batch is being ended; nil if it is not. Whoever has
+-- the batch may be busy with something else, and each call would be paid for.
+local function ending_error(id, at)
+  mark_expired(id, at)
+  local ending = redis.call('HGET', batch_key(id), 'ending')
+  if not ending then return nil end
+  return ending == 'cancelled' and BATCH_CANCELLED_ERROR or BATCH_EXPIRED_ERROR
 end
 
 -- Have a worker look at the batch: now, or when the one that is at it lets go.

@@ -15,9 +15,9 @@ from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch,
 from jobs.broker import MessageMaker
 from jobs.errors import NotFound
 from jobs.files import FileStore, NewFile
-from jobs.model import CHAT_COMPLETIONS, JobStatus, Outcome
+from jobs.model import CHAT_COMPLETIONS, Claim, JobStatus, Outcome
 from jobs.redis_clients import worker_client
-from jobs.scripts import Scripts
+from jobs.scripts import BATCH_ENDINGS, Scripts
 from jobs.settings import Settings
 from jobs.storage.directory import DirectoryStorage
 from jobs.store import JobStore
@@ -216,11 +216,39 @@ def test_a_batch_that_is_done_is_not_too_late(desk: Desk) -> None:
     """Its time is over while its files are put together, or when nothing but that is left: it is completed."""
     held = desk.begun(1)
     desk.batches.feed(held, [a_line(1)], offset=1, number=1)
+    (job_id,) = desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)
+    claim = desk.jobs.claim(job_id.decode(), "k", lease_seconds=9, worker="w")
+    assert isinstance(claim, Claim)
     desk.redis.hset(queues.batch_key(held.batch.id), "expires_at", 1)
     assert desk.batches.renew(held).batch.ending == "expired"
     desk.redis.hdel(queues.batch_key(held.batch.id), "ending")
-    finish_jobs(desk)
+    assert desk.jobs.complete(claim, Outcome(JobStatus.COMPLETED, b"{}")) == "done"
     assert desk.batches.renew(held).batch.ending is None
+
+
+@pytest.mark.parametrize("ending", BATCH_ENDINGS)
+def test_no_line_is_begun_of_a_batch_that_is_being_ended(desk: Desk, ending: str) -> None:
+    """Also before a worker has looked at the batch: what waits is ended by whoever would run it, and what runs may end."""
+    held = desk.begun(3)
+    desk.batches.feed(held, [a_line(1), a_line(2)], offset=1, number=2)
+    desk.batches.release(held)
+    running, waiting = (one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1))
+    claim = desk.jobs.claim(running, "k1", lease_seconds=9, worker="w")
+    assert isinstance(claim, Claim)
+    if ending == "cancelled":
+        desk.batches.cancel(held.batch.id, "ann")
+    else:
+        desk.redis.hset(queues.batch_key(held.batch.id), "expires_at", 1)
+        desk.redis.zadd(queues.BATCH_DUE, {held.batch.id: 1})
+    assert desk.jobs.claim(waiting, "k2", lease_seconds=9, worker="w") == "over"
+    assert desk.jobs.claim(waiting, "k2", lease_seconds=9, worker="w") == "ended"
+    assert isinstance(desk.jobs.claim(running, "k1", lease_seconds=9, worker="w"), Claim), "the reply was lost"
+    assert desk.jobs.complete(claim, Outcome(JobStatus.COMPLETED, b"{}")) == "done"
+    again = desk.batches.claim()
+    assert again is not None
+    assert (again.batch.ending, again.batch.completed, again.batch.failed) == (ending, 1, 1)
+    ended = {line.custom_id: line.error for line in desk.batches.ended_lines(again.batch, 10)}
+    assert ended == {"c1": None, "c2": BATCH_ENDINGS[ending]}
 
 
 def test_a_batch_that_was_cancelled_ends_so_although_its_file_is_bad(desk: Desk) -> None:
