@@ -2,6 +2,9 @@
 -- have and stand in no part yet, `bad` the errors of lines that never were a job, and `parts` the names of the parts written.
 -- Due batches (`batch-due`, by when) are taken by workers, under a claim that `batch-due` holds the lease of.
 --
+-- The bytes of requests and results that lines have in Redis are counted, as they come and go: a line's are its request while
+-- it is alive, and what it has brought until that stands in a part.
+--
 -- Each batch that has not ended, and each of its lines that is not fed yet, counts in the backlog of batches, which is a list
 -- of as many tokens. While bulk is paused they are kept apart, so that no worker is kept for them.
 
@@ -23,6 +26,17 @@ local function count_tokens(id, change)
     redis.call('RPUSH', tokens_key(), unpack(some))
     change = change - #some
   end
+end
+
+-- Count bytes of requests (`alive_bytes`) or results (`ended_bytes`) of a batch's lines, and of all batches together.
+local function count_bytes(id, name, change)
+  redis.call('HINCRBY', batch_key(id), name, change)
+  redis.call('INCRBY', key('batch-bytes'), change)
+end
+
+-- The bytes that a line has brought, whether it has been answered or not.
+local function result_bytes(job)
+  return redis.call('HSTRLEN', job_key(job), 'result') + redis.call('HSTRLEN', job_key(job), 'error')
 end
 
 -- Whether the claim still has the batch; its lease is renewed if so.
@@ -62,16 +76,21 @@ end
 -- One of a batch's jobs has ended. It is written into a part, and others are fed, when there are enough to make it worth while.
 local function line_ended(job, status, at)
   local record = batch_key(job.batch)
-  local known = redis.call('HMGET', record, 'window', 'fed', 'total')
+  local known = redis.call('HMGET', record, 'window', 'fed', 'total', 'low', 'wake_bytes')
   if not known[1] then return end
   redis.call('ZREM', record .. ':alive', job.id)
   redis.call('ZADD', record .. ':ended', job.line, job.id)
+  local brought = result_bytes(job.id)
+  count_bytes(job.batch, 'alive_bytes', -redis.call('HSTRLEN', job_key(job.id), 'request'))
+  count_bytes(job.batch, 'ended_bytes', brought)
+  redis.call('HINCRBY', record, 'told_bytes', brought)
   redis.call('HDEL', job_key(job.id), 'request')
   local done = status == 'completed' or status == 'incomplete'
   redis.call('HINCRBY', record, done and 'completed' or 'failed', 1)
   local alive, half = redis.call('ZCARD', record .. ':alive'), tonumber(known[1]) / 2
   local more = tonumber(known[2]) < tonumber(known[3])
-  if alive == 0 or (more and alive <= half) or redis.call('ZCARD', record .. ':ended') >= half then
+  if alive == 0 or (more and alive <= tonumber(known[4] or half)) or redis.call('ZCARD', record .. ':ended') >= half
+    or tonumber(redis.call('HGET', record, 'ended_bytes')) >= tonumber(known[5] or math.huge) then
     wake_batch(job.batch, at)
   end
 end
@@ -90,10 +109,12 @@ end
 -- The one way for a batch to end. `fields` is a flat list of record fields to set.
 local function end_batch(id, status, fields, at, ttl)
   local record = batch_key(id)
-  local known = redis.call('HMGET', record, 'owner', 'tokens', 'idem')
+  local known = redis.call('HMGET', record, 'owner', 'tokens', 'idem', 'alive_bytes', 'ended_bytes')
   redis.call('HSET', record, 'status', status, status .. '_at', at, unpack(fields))
   redis.call('HDEL', record, 'claim', 'wake')
   count_tokens(id, -tonumber(known[2]))
+  count_bytes(id, 'alive_bytes', -tonumber(known[4] or 0))
+  count_bytes(id, 'ended_bytes', -tonumber(known[5] or 0))
   redis.call('DEL', record .. ':alive', record .. ':ended', record .. ':bad', record .. ':parts')
   redis.call('ZREM', key('batch-due'), id)
   discard_content('batches/' .. id .. '/', at)  -- its parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jobs.scripts import BATCH_ENDINGS, Scripts
 from jobs.settings import Settings
 from jobs.storage.directory import DirectoryStorage
 from jobs.store import JobStore
-from tests.unit.making import check_invariants
+from tests.unit.making import check_batches, check_invariants
 
 BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
 
@@ -29,9 +29,12 @@ BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
 class Desk:
     """A store of jobs, of batches and of files on one Redis."""
 
-    def __init__(self, client: redis.Redis, messages: MessageMaker, folder: Path) -> None:
+    def __init__(
+        self, client: redis.Redis, messages: MessageMaker, folder: Path, rules: BatchRules | None = None
+    ) -> None:
         self.redis = client
-        self.jobs = JobStore(client, messages, result_ttl=3600, batch_rules=BatchRules(window=4, lease_seconds=1))
+        rules = rules or BatchRules(window=4, lease_seconds=30)
+        self.jobs = JobStore(client, messages, result_ttl=3600, batch_rules=rules)
         self.batches: BatchStore = self.jobs.batches
         self.files = FileStore(client, Scripts(client), DirectoryStorage(folder))
 
@@ -81,12 +84,18 @@ def a_line(number: int) -> Line:
     return Line(number, f"c{number}", "sim", BODY)
 
 
-def finish_jobs(desk: Desk, status: JobStatus = JobStatus.COMPLETED) -> None:
-    """End every job that waits."""
-    for job_id in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1):
-        claim = desk.jobs.claim(job_id.decode(), "k" + job_id.decode(), lease_seconds=9, worker="w")
+def finish_jobs(
+    desk: Desk,
+    status: JobStatus = JobStatus.COMPLETED,
+    *,
+    only: Sequence[str] | None = None,
+    result: bytes = b"{}",
+) -> None:
+    """End every job that waits, or these."""
+    for job_id in only or [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]:
+        claim = desk.jobs.claim(job_id, "k" + job_id, lease_seconds=9, worker="w")
         assert not isinstance(claim, str)
-        assert desk.jobs.complete(claim, Outcome(status, b"{}" if status is JobStatus.COMPLETED else None)) == "done"
+        assert desk.jobs.complete(claim, Outcome(status, result if status is JobStatus.COMPLETED else None)) == "done"
 
 
 def test_the_backlog_is_what_is_left_to_do(desk: Desk) -> None:
@@ -228,7 +237,7 @@ def test_a_batch_that_is_done_is_not_too_late(desk: Desk) -> None:
 
 @pytest.mark.parametrize("ending", BATCH_ENDINGS)
 def test_no_line_is_begun_of_a_batch_that_is_being_ended(desk: Desk, ending: str) -> None:
-    """Also before a worker has looked at the batch: what waits is ended by whoever would run it, and what runs may end."""
+    """Also before a worker has looked at the batch: what waits is ended by whoever would run it; what runs may end."""
     held = desk.begun(3)
     desk.batches.feed(held, [a_line(1), a_line(2)], offset=1, number=2)
     desk.batches.release(held)
@@ -328,3 +337,83 @@ def test_a_file_that_is_kept_for_good_outlives_its_batch(desk: Desk) -> None:
     assert desk.redis.zscore(queues.GARBAGE, upload[1]) is None
     desk.files.purge_expired()
     assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
+
+
+def test_bytes_are_counted_as_they_come_and_go(desk: Desk) -> None:
+    """A line takes what it asks until it has ended, and then what it has brought, until that stands in a part.
+
+    A step that is repeated counts once.
+    """
+    held, other = desk.begun(4), desk.begun(1)
+    check_batches(desk.redis)
+    for _ in range(2):
+        desk.batches.feed(held, [a_line(1), a_line(2), BadLine(3, "c3", "code", "why")], offset=10, number=3)
+        desk.batches.feed(other, [a_line(1)], offset=10, number=1)
+        check_batches(desk.redis)
+    held = desk.batches.renew(held)
+    load = desk.batches.load(held.batch)
+    assert (load.alive, load.alive_bytes, load.ended, load.all_bytes) == (
+        2,
+        2 * len(BODY),
+        1,
+        3 * len(BODY) + load.ended_bytes,
+    )
+    bad = load.ended_bytes
+    assert bad > 0
+    for number, job_id in enumerate(desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)):
+        claim = desk.jobs.claim(job_id.decode(), "k", lease_seconds=9, worker="w")
+        assert isinstance(claim, Claim)
+        outcome = (
+            Outcome(JobStatus.FAILED, error={"code": "c"}) if number else Outcome(JobStatus.COMPLETED, b"{}" * 500)
+        )
+        for _ in range(2):
+            assert desk.jobs.complete(claim, outcome) == "done"
+            check_batches(desk.redis)
+    load = desk.batches.load(held.batch)
+    assert (load.alive_bytes, load.ended_bytes) == (0, bad + 1000 + len('{"code": "c"}'))
+    assert (load.answered, load.told, load.told_bytes) == (1, 3, load.ended_bytes - bad)
+    for _ in range(2):
+        members = [line.member for line in desk.batches.ended_lines(held.batch, 2, size=10**9)]
+        desk.batches.part_written(held, "a", members)
+        check_batches(desk.redis)
+    desk.batches.cancel(held.batch.id, "ann")
+    held = desk.batches.renew(held)
+    assert desk.batches.close(held, BATCH_ENDINGS["cancelled"]) == 0
+    desk.batches.part_written(held, "b", [], skipped=1, offset=20, number=4)
+    desk.batches.part_written(held, "c", [line.member for line in desk.batches.ended_lines(held.batch, 9)])
+    check_batches(desk.redis)
+    assert desk.batches.finalize(held) is not None
+    desk.batches.end(held, BatchStatus.CANCELLED, {})
+    check_batches(desk.redis)
+    desk.batches.part_written(other, "a", [line.member for line in desk.batches.ended_lines(other.batch, 9)])
+    desk.batches.end(other, BatchStatus.COMPLETED, {})
+    assert desk.redis.get(queues.BATCH_BYTES) == b"0"
+    assert check_invariants(desk.redis) == {}
+
+
+def test_a_batch_is_woken_when_half_of_what_there_was_room_for_has_ended(desk: Desk) -> None:
+    """Also if that was far less than its window."""
+    held = desk.begun(100)
+    desk.redis.hset(queues.batch_key(held.batch.id), "window", 1000)
+    desk.batches.feed(held, [a_line(1), a_line(2), a_line(3), a_line(4)], offset=1, number=4)
+    desk.batches.release(held)
+    job_ids = [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]
+    finish_jobs(desk, only=job_ids[:1])
+    assert desk.batches.claim() is None
+    finish_jobs(desk, only=job_ids[1:2])
+    assert desk.batches.claim() is not None
+
+
+def test_a_batch_is_woken_when_its_results_are_large(
+    redis_client: redis.Redis, messages: MessageMaker, tmp_path: Path
+) -> None:
+    """However few lines they are of."""
+    desk = Desk(redis_client, messages, tmp_path, BatchRules(window=1000, max_bytes=1600))
+    held = desk.begun(4)
+    desk.batches.feed(held, [a_line(1), a_line(2), a_line(3), a_line(4)], offset=1, number=4)
+    desk.batches.release(held)
+    job_ids = [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]
+    finish_jobs(desk, only=job_ids[:1], result=b"x" * 99)
+    assert desk.batches.claim() is None
+    finish_jobs(desk, only=job_ids[1:2], result=b"x")
+    assert desk.batches.claim() is not None
