@@ -223,6 +223,23 @@ def test_a_file_that_cannot_be_used_says_so_although_the_batch_is_ended(bench: B
     assert (batch.status, batch.errors[0]["code"]) == (ending, "duplicate_custom_id")
 
 
+def test_a_file_that_expires_while_its_batch_runs_is_read_to_its_end(bench: Bench) -> None:
+    """Its record is gone and its content is there, until the batch has ended."""
+    batch_id, tender = bench.start(lines(12)), bench.tender()
+    assert tender.turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert batch.fed < batch.total
+    bench.desk.expire(batch.input_file_id)
+    while bench.status(batch_id) is not BatchStatus.COMPLETED:
+        bench.desk.files.purge_expired()
+        finish_jobs(bench.desk)
+        assert tender.turn()
+    assert len(bench.output(batch_id)) == 12
+    bench.desk.files.purge_expired()
+    left = list(bench.desk.files.storage.keys("files"))
+    assert left == [bench.desk.files.get(str(bench.desk.batches.get(batch_id, "ann").output_file_id), "ann").content]
+
+
 # --- Bounded by bytes, and by turns ----------------------------------------------------------------------------------
 
 
