@@ -1,7 +1,8 @@
-"""A batch of 50,000 lines through the whole stack: ``python -m bench.batches [--lines N] [--slots N] [--seconds S]``.
+"""A batch of 50,000 lines through the whole stack: ``python -m bench.batches [--lines N] [--bytes N] [--batches N] …``.
 
-How long it takes, how much memory API, worker and Redis take at most, and how long an ``interactive`` job waits
-meanwhile, beside one on the same stack before. Everything on loopback, against the simulator; ends by itself.
+``--lines 4000 --bytes 50000`` makes the largest file of long lines. How long it takes, how much memory API, worker and
+Redis take at most, and how long an ``interactive`` job waits meanwhile, beside one on the same stack before. Everything
+on loopback, against the simulator; ends by itself.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=50_000, help="lines of the batch (50,000)")
     parser.add_argument("--slots", type=int, default=500, help="slots of the one worker (500)")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each call takes (1)")
+    parser.add_argument("--bytes", type=int, default=len(PROMPT), help=f"bytes of each prompt ({len(PROMPT)})")
+    parser.add_argument("--batches", type=int, default=1, help="batches of such a file at once (1)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="promptq-bench-") as folder:
         options = ("--concurrency", str(chosen.slots), "--simulator-latency", str(chosen.seconds), "--no-flower")
         with processes.stack(Path(folder), *options) as stack, stack.client(timeout=120) as client:
-            print(json.dumps(_measure(stack, client, Path(folder), chosen.lines)), flush=True)
+            path = _write(Path(folder) / "lines.jsonl", chosen.lines, chosen.bytes)
+            print(json.dumps(_measure(stack, client, path, chosen.lines, chosen.batches)), flush=True)
 
 
-def _measure(stack: Stack, client: httpx2.Client, folder: Path, lines: int) -> dict[str, Any]:
+def _measure(stack: Stack, client: httpx2.Client, path: Path, lines: int, batches: int) -> dict[str, Any]:
     alone = [_interactive(client) for _ in range(5)]
     pids = {name: pid for name, pid in stack.processes.items() if name.startswith(("api", "worker"))}
     idle = {name: memory(pid).rss for name, pid in pids.items()}
@@ -52,23 +56,26 @@ def _measure(stack: Stack, client: httpx2.Client, folder: Path, lines: int) -> d
         peaks = {name: watching.enter_context(Peak(pid)) for name, pid in pids.items()}
         most = watching.enter_context(_RedisPeak(store))
         began = time.monotonic()
-        batch_id = _start(client, _write(folder / "lines.jsonl", lines))
+        made = [_start(client, path) for _ in range(batches)]
         uploaded = time.monotonic() - began
         beside: list[float] = []
-        while (batch := client.get(f"/v1/batches/{batch_id}").raise_for_status().json())["status"] != "completed":
-            assert batch["status"] in ("validating", "in_progress", "finalizing"), batch
-            assert time.monotonic() - began < _LONGEST, batch
-            if batch["status"] == "in_progress":
-                beside.append(_interactive(client))
-            time.sleep(_EVERY)
+        for batch_id in made:
+            while (batch := client.get(f"/v1/batches/{batch_id}").raise_for_status().json())["status"] != "completed":
+                assert batch["status"] in ("validating", "in_progress", "finalizing"), batch
+                assert time.monotonic() - began < _LONGEST, batch
+                if batch["status"] == "in_progress":
+                    beside.append(_interactive(client))
+                time.sleep(_EVERY)
+            assert batch["request_counts"] == {"total": lines, "completed": lines, "failed": 0}, batch
         seconds = time.monotonic() - began
-        size = _download(client, batch["output_file_id"])
-    assert batch["request_counts"] == {"total": lines, "completed": lines, "failed": 0}, batch
+        size = sum(_download(client, client.get(f"/v1/batches/{one}").json()["output_file_id"]) for one in made)
     return {
+        "batches": batches,
         "lines": lines,
+        "input_mb": round(path.stat().st_size / 1e6, 1),
         "seconds": round(seconds, 1),
         "upload_seconds": round(uploaded, 1),
-        "lines_per_second": round(lines / seconds, 1),
+        "lines_per_second": round(batches * lines / seconds, 1),
         "output_mb": round(size / 1e6, 1),
         "idle_mb": {name: round(rss / 1e6, 1) for name, rss in idle.items()},
         "peak_mb": {name: round(peak.memory.rss / 1e6, 1) for name, peak in peaks.items()},
@@ -103,10 +110,11 @@ class _RedisPeak:
             self.bytes = max(self.bytes, int(self._store.info("memory")["used_memory"]))
 
 
-def _write(path: Path, lines: int) -> Path:
+def _write(path: Path, lines: int, size: int) -> Path:
+    prompt = (PROMPT * (1 + size // len(PROMPT)))[:size]
     with path.open("w") as file:
         for number in range(lines):
-            body = {"model": "sim", "messages": [{"role": "user", "content": f"{number}: {PROMPT}"}]}
+            body = {"model": "sim", "messages": [{"role": "user", "content": f"{number}: {prompt}"}]}
             line = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(line) + "\n")
     return path

@@ -164,8 +164,15 @@ def parse(line: RawLine, endpoint: Endpoint, *, max_prompt_bytes: int) -> Line |
         for name in _PROMPTS
     ):
         return bad("payload_too_large", f"The prompt has more than {max_prompt_bytes} bytes.", "body")
-    request = json.dumps({name: value for name, value in body.items() if name not in OURS}, separators=(",", ":"))
-    return Line(line.number, custom_id, model, request.encode("ascii"))
+    return Line(line.number, custom_id, model, _dump({name: body[name] for name in body if name not in OURS}))
+
+
+def _dump(body: dict[str, Any]) -> bytes:
+    """Compact JSON, no longer than it was in the file; but for a lone surrogate, which UTF-8 has no bytes for."""
+    try:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
 def _guess(line: RawLine) -> str | None:

@@ -20,12 +20,13 @@ from redis import Redis
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
+from jobs.batch_load import SHARE, WORTH, Load
 from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, BatchNotCancellable, IdempotencyConflict, NotFound
 from jobs.files import BATCH_OUTPUT, DEFAULT_LIFETIME
-from jobs.model import RESPONSES, Endpoint
+from jobs.model import EMBEDDINGS, RESPONSES, Endpoint
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.settings import Settings
@@ -223,13 +224,20 @@ class BatchRules:
     ttl: int = 30 * 24 * 3600
     #: How many of a batch's jobs there are at once.
     window: int = 5000
+    #: How many bytes of requests and results of lines there are at once, of all batches together.
+    max_bytes: int = 256 * 1024 * 1024
     #: How long a worker's claim holds without a step.
     lease_seconds: float = 60.0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BatchRules:
         """What the settings say."""
-        return cls(ttl=settings.batch_ttl, window=settings.batch_window, lease_seconds=2 * settings.lease_seconds)
+        return cls(
+            ttl=settings.batch_ttl,
+            window=settings.batch_window,
+            max_bytes=settings.batch_max_bytes,
+            lease_seconds=2 * settings.lease_seconds,
+        )
 
 
 class BatchStore:
@@ -246,6 +254,7 @@ class BatchStore:
         self._messages = messages
         self._ttl_ms = rules.ttl * 1000
         self._window = rules.window
+        self._max_bytes = rules.max_bytes
         self.lease_seconds = rules.lease_seconds
         self._lease_ms = round(rules.lease_seconds * 1000)
 
@@ -261,7 +270,8 @@ class BatchStore:
         args: Arguments = [batch_id, new.owner, idem, new.fingerprint, new.window_seconds * 1000]
         args += [new.input_file_id, new.input_content, "endpoint", new.endpoint]
         args += ["completion_window", new.completion_window]
-        args += ["window", self._window, "metadata", json.dumps(dict(new.metadata))]
+        args += ["window", self._window, "wake_bytes", round(self._max_bytes * SHARE * WORTH)]
+        args += ["metadata", json.dumps(dict(new.metadata))]
         if new.output_seconds is not None:
             args += ["output_ttl", new.output_seconds]
         with redis_errors(lost_reply=AcceptanceUnknown):
@@ -343,11 +353,34 @@ class BatchStore:
         if verdict == b"fenced":
             raise _fenced(held)
 
-    def room(self, batch: Batch) -> int:
-        """How many more jobs of it there may be now."""
-        ended, alive = self.progress(batch)
-        # Results that are not written yet take room, too.
-        return max(0, batch.window - alive - max(0, ended - batch.window))
+    def load(self, batch: Batch) -> Load:
+        """How much of it is in Redis now, and of all batches."""
+        key = queues.batch_key(batch.id)
+        names = ["alive_bytes", "ended_bytes", "completed", "failed", "told_bytes"]
+        # At one moment: the numbers belong together.
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.zcard(f"{key}:ended")
+            pipe.zcard(f"{key}:alive")
+            pipe.hmget(key, names)
+            pipe.get(queues.BATCH_BYTES)
+            # Each batch that has not ended is due at some time.
+            pipe.zcard(queues.BATCH_DUE)
+            ended, alive, values, all_bytes, batches = pipe.execute()
+        alive_bytes, ended_bytes, completed, failed, told_bytes = (int(value or 0) for value in values)
+        return Load(
+            window=batch.window,
+            ended=ended,
+            alive=alive,
+            ended_bytes=ended_bytes,
+            alive_bytes=alive_bytes,
+            answered=completed,
+            told=completed + failed,
+            told_bytes=told_bytes,
+            all_bytes=int(all_bytes or 0),
+            max_bytes=self._max_bytes,
+            batches=batches,
+            unforeseen=batch.endpoint == EMBEDDINGS,
+        )
 
     def feed(self, held: HeldBatch, lines: Sequence[Line | BadLine], *, offset: int, number: int) -> bool:
         """Make jobs of the next lines; False if the batch is being ended.
@@ -366,13 +399,15 @@ class BatchStore:
             args += [job_id, line.number, custom_id, self._messages.message(job_id, queues.BULK), model, line.request]
         return self._step(held, self._scripts.batch_feed, *args) != b"stop"
 
-    def ended_lines(self, batch: Batch, limit: int) -> Iterator[EndedLine]:
-        """Lines that have ended and stand in no part yet, a few read at a time."""
+    def ended_lines(self, batch: Batch, limit: int, size: int = 0) -> Iterator[EndedLine]:
+        """Lines that have ended and stand in no part yet, a few read at a time: the fewer, the larger (``size``: in
+        bytes) they are."""
         key = queues.batch_key(batch.id)
         with redis_errors():
             members = cast("list[bytes]", self._client.zrange(f"{key}:ended", 0, limit - 1))
-        for start in range(0, len(members), _AT_ONCE):
-            some = [member.decode() for member in members[start : start + _AT_ONCE]]
+        at_once = max(1, min(_AT_ONCE, _AT_ONCE_BYTES // max(1, size)))
+        for start in range(0, len(members), at_once):
+            some = [member.decode() for member in members[start : start + at_once]]
             with redis_errors(), self._client.pipeline(transaction=False) as pipe:
                 for member in some:
                     if member.startswith("bad:"):
@@ -414,15 +449,6 @@ class BatchStore:
             raise _fenced(held)
         return None if verdict == b"unfinished" else [name.decode() for name in parts]
 
-    def progress(self, batch: Batch) -> tuple[int, int]:
-        """How many of its lines have ended and stand in no part yet, and how many of its jobs have not ended."""
-        key = queues.batch_key(batch.id)
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            pipe.zcard(f"{key}:ended")
-            pipe.zcard(f"{key}:alive")
-            ended, alive = pipe.execute()
-        return int(ended), int(alive)
-
     def end(self, held: HeldBatch, status: BatchStatus, files: Mapping[str, tuple[str, int]]) -> None:
         """End it, and make the files with its results: by kind (``out``, ``err``) where the content lies, and its size
         in bytes."""
@@ -447,8 +473,9 @@ class BatchStore:
         return verdict
 
 
-#: How many jobs' results are read from Redis in one round trip.
+#: How many jobs' results are read from Redis in one round trip, and about how many bytes of them.
 _AT_ONCE: Final = 20
+_AT_ONCE_BYTES: Final = 8 * 1024 * 1024
 
 
 def bad_line(line: BadLine) -> dict[str, Any]:

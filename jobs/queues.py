@@ -42,6 +42,8 @@ WEBHOOK_TURNS_SLOW: Final = PREFIX + "webhook-turns:slow"
 BATCHES: Final = "batches"
 #: Batches by when a worker must look at them.
 BATCH_DUE: Final = PREFIX + "batch-due"
+#: Bytes that lines of all batches have in Redis: of requests of those that have not ended, of results of the others.
+BATCH_BYTES: Final = PREFIX + "batch-bytes"
 LEASES: Final = PREFIX + "leases"
 SCHEDULED: Final = PREFIX + "scheduled"
 DEADLINES: Final = PREFIX + "deadlines"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
@@ -19,6 +20,11 @@ EXPIRED_ERROR: Final = {"code": DeadlineExceeded.code, "message": "The job did n
 
 #: What a job gets whose worker died under it ``MAX_STRIKES`` times.
 CRASHED_ERROR: Final = {"code": "worker_crashed", "message": "The job's worker died three times while it ran."}
+#: What a batch's line gets that had not ended when its batch did, by how that ends.
+BATCH_ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
+    "cancelled": {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
+    "expired": {"code": "batch_expired", "message": "The batch's completion_window ended before this line was done."},
+}
 MAX_STRIKES: Final = 3
 #: How long (seconds) the pieces of text in a job's stream are kept after its end, for those who still read them.
 DELTAS_LINGER: Final = 60.0
@@ -108,6 +114,8 @@ def _constants() -> str:
         "MAX_OLD_SECRETS": MAX_OLD_SECRETS,
         "EXPIRED_ERROR": json.dumps(EXPIRED_ERROR),
         "CRASHED_ERROR": json.dumps(CRASHED_ERROR),
+        "BATCH_CANCELLED_ERROR": json.dumps(BATCH_ENDINGS["cancelled"]),
+        "BATCH_EXPIRED_ERROR": json.dumps(BATCH_ENDINGS["expired"]),
         "CRASHED_CODE": CRASHED_ERROR["code"],
         "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
         "SCHEMA_VERSION": SCHEMA_VERSION,

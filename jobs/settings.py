@@ -158,6 +158,11 @@ class Settings(BaseSettings):
         le=100_000,
         description="Jobs that one batch has in the queue at once; its other lines stay in their file until then.",
     )
+    batch_max_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes of requests and results that all batches together have in Redis; one has a quarter at most.",
+    )
     batch_ttl: int = Field(
         30 * 24 * 3600, ge=1, le=10 * 365 * 24 * 3600, description="How long a batch that has ended is kept."
     )

@@ -265,9 +265,10 @@ class JobStore:
     ) -> Claim | str:
         """Take a waiting job; or say why not.
 
-        That is ``gone``, ``held``, ``ended``, ``expired``, ``later``, ``alone``, ``newer`` (it is for a worker of a
-        later release) or ``paused`` (its queue is, and will tell of it again). ``alone``: whether the claimant runs
-        nothing else. Only such a one gets a job that its worker has died under twice.
+        That is ``gone``, ``held``, ``ended``, ``expired``, ``over`` (its batch is being ended, and it with it),
+        ``later``, ``alone``, ``newer`` (it is for a worker of a later release) or ``paused`` (its queue is, and will
+        tell of it again). ``alone``: whether the claimant runs nothing else. Only such a one gets a job that its worker
+        has died under twice.
         """
         with redis_errors():
             verdict, *record = self._scripts.claim(

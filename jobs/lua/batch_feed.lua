@@ -10,13 +10,16 @@ local known = redis.call('HMGET', record, 'fed', 'status', 'ending', 'owner', 'e
 if tonumber(known[1]) == before + count then return 'done' end  -- a replay after a lost reply
 if tonumber(known[1]) ~= before then return 'fenced' end
 if known[3] or known[2] ~= 'in_progress' then return 'stop' end
+local requests, errors = 0, 0
 for i = 7, #ARGV, 6 do
   local job, number = ARGV[i], ARGV[i + 1]
   if job == 'bad' then
     redis.call('HSET', record .. ':bad', number, ARGV[i + 2])
     redis.call('ZADD', record .. ':ended', number, 'bad:' .. number)
     redis.call('HINCRBY', record, 'failed', 1)
+    errors = errors + #ARGV[i + 2]
   else
+    requests = requests + #ARGV[i + 5]
     redis.call('ZADD', record .. ':alive', number, job)
     insert({id = job, owner = known[4], kind = LINE, queue = 'bulk'}, ARGV[i + 3], '', {
       'v', SCHEMA_VERSION, 'endpoint', known[5], 'batch', id, 'line', number, 'custom_id', ARGV[i + 2],
@@ -25,4 +28,6 @@ for i = 7, #ARGV, 6 do
 end
 redis.call('HSET', record, 'fed', before + count, 'offset', offset, 'line', line)
 count_tokens(id, -count)
+count_bytes(id, 'alive_bytes', requests)
+count_bytes(id, 'ended_bytes', errors)
 return 'done'

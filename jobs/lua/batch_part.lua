@@ -15,19 +15,23 @@ end
 for i, kind in ipairs({'input', 'cached', 'output', 'reasoning', 'total'}) do
   redis.call('HINCRBY', record, 'usage_' .. kind .. '_tokens', ARGV[8 + i])
 end
+local bytes = 0
 for i = 14, #ARGV do
   local member = ARGV[i]
   redis.call('ZREM', record .. ':ended', member)
   local bad = member:match('^bad:(%d+)$')
   if bad then
+    bytes = bytes + redis.call('HSTRLEN', record .. ':bad', bad)
     redis.call('HDEL', record .. ':bad', bad)
   else
     local job = load(member)
     if job then
+      bytes = bytes + result_bytes(member)
       redis.call('ZREM', leaf(job, job.status), member)
       redis.call('DEL', job_key(member))
     end
   end
 end
+count_bytes(id, 'ended_bytes', -bytes)
 redis.call('RPUSH', record .. ':parts', name)
 return 'done'

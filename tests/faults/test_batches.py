@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -91,6 +92,70 @@ def test_a_worker_killed_while_a_batch_is_cancelled(room: Room, step: str) -> No
     room.cluster.start_worker("w2")
     batch = conclude(room, made["id"], lines, "cancelled")
     assert batch["request_counts"]["completed"] == 5
+
+
+@pytest.mark.parametrize("step", ["close", "part_written", "end"])
+def test_a_worker_killed_while_a_batch_expires(room: Room, step: str) -> None:
+    """As when it is cancelled: every line is told of once, the answered ones with their answers."""
+    lines = some_lines(5) + [line(f"hang-{number}", unique(), model="sim-hang") for number in range(30)]
+    room.cluster.start_worker("w1", PROMPTQ_CONCURRENCY="10")
+    made = start(room.client, lines, window="10s")
+    eventually(lambda: read(room.client, made["id"])["request_counts"]["completed"] == 5, within=30)
+    room.cluster.parts["w1"].kill()
+    room.cluster.start_worker("faulty", fault=f"{'before' if step == 'part_written' else 'after'}_batch_{step}")
+    assert room.cluster.parts["faulty"].died(within=60) == SIGKILLED
+    room.cluster.start_worker("w2")
+    batch = conclude(room, made["id"], lines, "expired")
+    assert batch["request_counts"]["completed"] == 5
+    _, failed = check_books(room.client, batch, [one["custom_id"] for one in lines])
+    assert {one["error"]["code"] for one in failed} == {"batch_expired"}
+
+
+@pytest.mark.parametrize(
+    ("point", "ending"),
+    [
+        ("after_batch_begin", "cancelled"),
+        ("after_batch_begin", "expired"),
+        ("before_batch_part_written", "expired"),
+        ("before_batch_end", "cancelled"),
+    ],
+)
+def test_a_worker_killed_at_a_batch_that_was_ended_before_it_was_looked_at(room: Room, point: str, ending: str) -> None:
+    """No worker was there when it was cancelled, or its time was over: every line is told of once, none is asked."""
+    lines = some_lines(40)
+    made = start(room.client, lines, window="1s" if ending == "expired" else "24h")
+    if ending == "cancelled":
+        assert room.client.post(f"/v1/batches/{made['id']}/cancel").json()["status"] == "cancelling"
+    else:
+        eventually(lambda: time.time() > made["expires_at"] + 1)
+    assert read(room.client, made["id"])["request_counts"]["total"] == 0
+    # It dies before it is ready.
+    room.cluster.start_worker("faulty", fault=point, wait=False)
+    assert room.cluster.parts["faulty"].died(within=40) == SIGKILLED
+    room.cluster.start_worker("w2")
+    batch = conclude(room, made["id"], lines, ending)
+    _, failed = check_books(room.client, batch, [one["custom_id"] for one in lines])
+    assert {one["error"]["code"] for one in failed} == {f"batch_{ending}"}
+    assert room.cluster.stats()["calls"] == 0
+
+
+@pytest.mark.parametrize("point", ["after_batch_feed", "before_batch_part_written"])
+def test_a_worker_killed_at_two_batches_at_once(room: Room, point: str) -> None:
+    """Both go on, each with its own lines; what they have in Redis is counted right to the end."""
+    port = free_port()
+    room.cluster.start_api("small", port=port, PROMPTQ_BATCH_WINDOW="10")
+    first, second = some_lines(40), some_lines(40)
+    room.cluster.start_worker("faulty", fault=point)
+    with room.cluster.client(base_url=f"http://127.0.0.1:{port}") as client:
+        made = [start(client, lines)["id"] for lines in (first, second)]
+    assert room.cluster.parts["faulty"].died(within=40) == SIGKILLED
+    room.cluster.start_workers("w1", "w2")
+    for batch_id, lines in zip(made, (first, second), strict=True):
+        batch = ended(room.client, batch_id, within=60)
+        assert batch["status"] == "completed"
+        check_books(room.client, batch, [one["custom_id"] for one in lines])
+    room.cluster.wait_until_idle()
+    check_invariants(room.store)
 
 
 def test_redis_is_restarted_while_a_batch_runs(room: Room) -> None:

@@ -223,7 +223,35 @@ def check_invariants(client: redis.Redis) -> dict[str, dict[bytes, bytes]]:
             ended = JobStatus(record[b"status"].decode()).terminal
             assert (client.pttl(key) > 0) is ended, "a stream lives as long as its job"
     check_outbox(client)
+    check_batches(client)
     return records
+
+
+def check_batches(client: redis.Redis) -> None:
+    """Recount what batches are made of from their lines' own records."""
+    total = left = 0
+    due = members(client, queues.BATCH_DUE)
+    for key in client.scan_iter(queues.batch_key("batch_*"), count=1000):
+        batch_id = key.decode().removeprefix(queues.batch_key(""))
+        if ":" in batch_id:
+            continue
+        batch, alive, ended = client.hgetall(key), members(client, f"{key.decode()}:alive"), 0
+        running = batch[b"status"].decode() in ("validating", "in_progress", "finalizing", "cancelling")
+        assert (batch_id in due) is running, "what has not ended is looked at some time"
+        assert (client.pttl(key) > 0) is not running, "only what has ended may expire"
+        asked = sum(client.hstrlen(queues.job_key(job_id), "request") for job_id in alive)
+        for member in members(client, f"{key.decode()}:ended"):
+            if member.startswith("bad:"):
+                ended += client.hstrlen(f"{key.decode()}:bad", member.removeprefix("bad:"))
+            else:
+                ended += sum(client.hstrlen(queues.job_key(member), name) for name in ("result", "error"))
+        assert (int(batch.get(b"alive_bytes", 0)), int(batch.get(b"ended_bytes", 0))) == (asked, ended)
+        total += asked + ended
+        if running:
+            left += 1 + int(batch[b"total"]) - int(batch[b"fed"])
+    assert int(client.get(queues.BATCH_BYTES) or 0) == total
+    paused = client.sismember(queues.PAUSED, queues.BULK)
+    assert client.llen(queues.backlog_key(queues.BATCHES)) == (0 if paused else left)
 
 
 def sets(client: redis.Redis, prefix: str) -> dict[str, set[str]]:

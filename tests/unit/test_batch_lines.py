@@ -176,3 +176,15 @@ def test_each_endpoint_has_its_own_body() -> None:
     line = RawLine(1, a_line(url=EMBEDDINGS, body={"model": "sim", "input": "text"}), False, 0)
     assert isinstance(parse(line, EMBEDDINGS, max_prompt_bytes=1000), Line)
     assert isinstance(parse(line, CHAT_COMPLETIONS, max_prompt_bytes=1000), BadLine)
+
+
+@pytest.mark.parametrize("text", ["ascii", "Ещё раз", "漢字", "\ud800 alone", 'quo"ted\n'])
+def test_a_request_is_no_longer_than_its_line(text: str) -> None:
+    """Any text survives; only where UTF-8 has no bytes for it, it is escaped."""
+    body = CHAT | {"messages": [{"role": "user", "content": text}]}
+    sent = {"custom_id": "a", "method": "POST", "url": CHAT_COMPLETIONS, "body": body}
+    raw = json.dumps(sent, ensure_ascii="\ud800" in text).encode()
+    line = parsed(raw)
+    assert isinstance(line, Line)
+    assert json.loads(line.request) == body
+    assert len(line.request) < len(raw)

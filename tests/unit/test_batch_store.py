@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch,
 from jobs.broker import MessageMaker
 from jobs.errors import NotFound
 from jobs.files import FileStore, NewFile
-from jobs.model import CHAT_COMPLETIONS, JobStatus, Outcome
+from jobs.model import CHAT_COMPLETIONS, Claim, JobStatus, Outcome
 from jobs.redis_clients import worker_client
-from jobs.scripts import Scripts
+from jobs.scripts import BATCH_ENDINGS, Scripts
 from jobs.settings import Settings
 from jobs.storage.directory import DirectoryStorage
 from jobs.store import JobStore
-from tests.unit.making import check_invariants
+from tests.unit.making import check_batches, check_invariants
 
 BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
 
@@ -30,24 +30,27 @@ BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
 class Desk:
     """A store of jobs, of batches and of files on one Redis."""
 
-    def __init__(self, client: redis.Redis, messages: MessageMaker, folder: Path) -> None:
+    def __init__(
+        self, client: redis.Redis, messages: MessageMaker, folder: Path, rules: BatchRules | None = None
+    ) -> None:
         self.redis = client
-        self.jobs = JobStore(client, messages, result_ttl=3600, batch_rules=BatchRules(window=4, lease_seconds=1))
+        rules = rules or BatchRules(window=4, lease_seconds=30)
+        self.jobs = JobStore(client, messages, result_ttl=3600, batch_rules=rules)
         self.batches: BatchStore = self.jobs.batches
         self.files = FileStore(client, Scripts(client), DirectoryStorage(folder))
 
-    def upload(self) -> tuple[str, str]:
+    def upload(self, lifetime: int | None = 3600) -> tuple[str, str]:
         content = self.files.reserve()
         with self.files.storage.writer(content) as sink:
             sink.write(b"line\n")
         file = self.files.create(
-            NewFile(owner="ann", filename="a", purpose="batch", size=5, content=content, lifetime=3600)
+            NewFile(owner="ann", filename="a", purpose="batch", size=5, content=content, lifetime=lifetime)
         )
         return file.id, content
 
-    def make(self, window: int = 3600) -> HeldBatch:
-        """A batch that is held."""
-        file_id, content = self.upload()
+    def make(self, window: int = 3600, upload: tuple[str, str] | None = None) -> HeldBatch:
+        """A batch that is held, of this upload or of another."""
+        file_id, content = upload or self.upload()
         self.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, f"{window}s", window))
         held = self.batches.claim()
         assert held is not None
@@ -57,6 +60,14 @@ class Desk:
         held = self.make()
         self.batches.begin(held, total)
         return self.batches.renew(held)
+
+    def expire(self, file_id: str) -> None:
+        """Let the file's time be over now: its record goes by itself, and what is due for deletion then is due."""
+        at = int(self.redis.hget(queues.file_key(file_id), "expires") or 0)
+        assert self.redis.delete(queues.file_key(file_id)) == 1
+        for content, due in self.redis.zrange(queues.GARBAGE, 0, -1, withscores=True):
+            if due <= at:
+                self.redis.zadd(queues.GARBAGE, {content: 1})
 
     @property
     def backlog(self) -> int:
@@ -74,12 +85,18 @@ def a_line(number: int) -> Line:
     return Line(number, f"c{number}", "sim", BODY)
 
 
-def finish_jobs(desk: Desk, status: JobStatus = JobStatus.COMPLETED) -> None:
-    """End every job that waits."""
-    for job_id in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1):
-        claim = desk.jobs.claim(job_id.decode(), "k" + job_id.decode(), lease_seconds=9, worker="w")
+def finish_jobs(
+    desk: Desk,
+    status: JobStatus = JobStatus.COMPLETED,
+    *,
+    only: Sequence[str] | None = None,
+    result: bytes = b"{}",
+) -> None:
+    """End every job that waits, or these."""
+    for job_id in only or [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]:
+        claim = desk.jobs.claim(job_id, "k" + job_id, lease_seconds=9, worker="w")
         assert not isinstance(claim, str)
-        assert desk.jobs.complete(claim, Outcome(status, b"{}" if status is JobStatus.COMPLETED else None)) == "done"
+        assert desk.jobs.complete(claim, Outcome(status, result if status is JobStatus.COMPLETED else None)) == "done"
 
 
 def test_the_backlog_is_what_is_left_to_do(desk: Desk) -> None:
@@ -210,11 +227,39 @@ def test_a_batch_that_is_done_is_not_too_late(desk: Desk) -> None:
     """Its time is over while its files are put together, or when nothing but that is left: it is completed."""
     held = desk.begun(1)
     desk.batches.feed(held, [a_line(1)], offset=1, number=1)
+    (job_id,) = desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)
+    claim = desk.jobs.claim(job_id.decode(), "k", lease_seconds=9, worker="w")
+    assert isinstance(claim, Claim)
     desk.redis.hset(queues.batch_key(held.batch.id), "expires_at", 1)
     assert desk.batches.renew(held).batch.ending == "expired"
     desk.redis.hdel(queues.batch_key(held.batch.id), "ending")
-    finish_jobs(desk)
+    assert desk.jobs.complete(claim, Outcome(JobStatus.COMPLETED, b"{}")) == "done"
     assert desk.batches.renew(held).batch.ending is None
+
+
+@pytest.mark.parametrize("ending", BATCH_ENDINGS)
+def test_no_line_is_begun_of_a_batch_that_is_being_ended(desk: Desk, ending: str) -> None:
+    """Also before a worker has looked at the batch: what waits is ended by whoever would run it; what runs may end."""
+    held = desk.begun(3)
+    desk.batches.feed(held, [a_line(1), a_line(2)], offset=1, number=2)
+    desk.batches.release(held)
+    running, waiting = (one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1))
+    claim = desk.jobs.claim(running, "k1", lease_seconds=9, worker="w")
+    assert isinstance(claim, Claim)
+    if ending == "cancelled":
+        desk.batches.cancel(held.batch.id, "ann")
+    else:
+        desk.redis.hset(queues.batch_key(held.batch.id), "expires_at", 1)
+        desk.redis.zadd(queues.BATCH_DUE, {held.batch.id: 1})
+    assert desk.jobs.claim(waiting, "k2", lease_seconds=9, worker="w") == "over"
+    assert desk.jobs.claim(waiting, "k2", lease_seconds=9, worker="w") == "ended"
+    assert isinstance(desk.jobs.claim(running, "k1", lease_seconds=9, worker="w"), Claim), "the reply was lost"
+    assert desk.jobs.complete(claim, Outcome(JobStatus.COMPLETED, b"{}")) == "done"
+    again = desk.batches.claim()
+    assert again is not None
+    assert (again.batch.ending, again.batch.completed, again.batch.failed) == (ending, 1, 1)
+    ended = {line.custom_id: line.error for line in desk.batches.ended_lines(again.batch, 10)}
+    assert ended == {"c1": None, "c2": BATCH_ENDINGS[ending]}
 
 
 def test_a_batch_that_was_cancelled_ends_so_although_its_file_is_bad(desk: Desk) -> None:
@@ -259,3 +304,128 @@ def test_a_file_that_a_batch_needs_outlives_its_record(desk: Desk) -> None:
     desk.batches.end(held, BatchStatus.COMPLETED, {})
     desk.files.purge_expired()
     assert list(desk.files.storage.keys("files")) == []
+
+
+def test_a_file_that_expires_while_a_batch_needs_it(desk: Desk) -> None:
+    """Its content stays until the last batch has ended that needs it, and goes then."""
+    upload = desk.upload()
+    first, second = desk.make(upload=upload), desk.make(upload=upload)
+    desk.expire(upload[0])
+    for held in (first, second):
+        desk.files.purge_expired()
+        assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
+        desk.batches.fail(held, [])
+        desk.batches.fail(held, [])
+    desk.files.purge_expired()
+    assert list(desk.files.storage.keys("files")) == []
+
+
+def test_a_file_that_expires_after_its_batch_has_ended(desk: Desk) -> None:
+    """Its content goes with it, although it was to be kept for the batch for longer."""
+    upload = desk.upload()
+    held, other = desk.make(24 * 3600, upload), desk.make(upload=upload)
+    expires = desk.files.get(upload[0], "ann").expires_at
+    assert expires is not None
+    kept = desk.redis.zscore(queues.GARBAGE, upload[1])
+    assert kept is not None
+    assert kept / 1000 > expires + 24 * 3600 - 60
+    desk.batches.fail(held, [])
+    assert desk.redis.zscore(queues.GARBAGE, upload[1]) == kept, "another batch needs it"
+    desk.batches.fail(other, [])
+    due = desk.redis.zscore(queues.GARBAGE, upload[1])
+    assert due is not None
+    assert due / 1000 == expires
+    desk.files.purge_expired()
+    assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
+    desk.expire(upload[0])
+    desk.files.purge_expired()
+    assert list(desk.files.storage.keys("files")) == []
+
+
+def test_a_file_that_is_kept_for_good_outlives_its_batch(desk: Desk) -> None:
+    """Nothing of it is ever due for deletion."""
+    upload = desk.upload(lifetime=None)
+    desk.batches.fail(desk.make(upload=upload), [])
+    assert desk.redis.zscore(queues.GARBAGE, upload[1]) is None
+    desk.files.purge_expired()
+    assert b"".join(desk.files.storage.read(upload[1])) == b"line\n"
+
+
+def test_bytes_are_counted_as_they_come_and_go(desk: Desk) -> None:
+    """A line takes what it asks until it has ended, and then what it has brought, until that stands in a part.
+
+    A step that is repeated counts once.
+    """
+    held, other = desk.begun(4), desk.begun(1)
+    check_batches(desk.redis)
+    for _ in range(2):
+        desk.batches.feed(held, [a_line(1), a_line(2), BadLine(3, "c3", "code", "why")], offset=10, number=3)
+        desk.batches.feed(other, [a_line(1)], offset=10, number=1)
+        check_batches(desk.redis)
+    held = desk.batches.renew(held)
+    load = desk.batches.load(held.batch)
+    assert (load.alive, load.alive_bytes, load.ended, load.all_bytes) == (
+        2,
+        2 * len(BODY),
+        1,
+        3 * len(BODY) + load.ended_bytes,
+    )
+    bad = load.ended_bytes
+    assert bad > 0
+    for number, job_id in enumerate(desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)):
+        claim = desk.jobs.claim(job_id.decode(), "k", lease_seconds=9, worker="w")
+        assert isinstance(claim, Claim)
+        outcome = (
+            Outcome(JobStatus.FAILED, error={"code": "c"}) if number else Outcome(JobStatus.COMPLETED, b"{}" * 500)
+        )
+        for _ in range(2):
+            assert desk.jobs.complete(claim, outcome) == "done"
+            check_batches(desk.redis)
+    load = desk.batches.load(held.batch)
+    assert (load.alive_bytes, load.ended_bytes) == (0, bad + 1000 + len('{"code": "c"}'))
+    assert (load.answered, load.told, load.told_bytes) == (1, 3, load.ended_bytes - bad)
+    for _ in range(2):
+        members = [line.member for line in desk.batches.ended_lines(held.batch, 2, size=10**9)]
+        desk.batches.part_written(held, "a", members)
+        check_batches(desk.redis)
+    desk.batches.cancel(held.batch.id, "ann")
+    held = desk.batches.renew(held)
+    assert desk.batches.close(held, BATCH_ENDINGS["cancelled"]) == 0
+    desk.batches.part_written(held, "b", [], skipped=1, offset=20, number=4)
+    desk.batches.part_written(held, "c", [line.member for line in desk.batches.ended_lines(held.batch, 9)])
+    check_batches(desk.redis)
+    assert desk.batches.finalize(held) is not None
+    desk.batches.end(held, BatchStatus.CANCELLED, {})
+    check_batches(desk.redis)
+    desk.batches.part_written(other, "a", [line.member for line in desk.batches.ended_lines(other.batch, 9)])
+    desk.batches.end(other, BatchStatus.COMPLETED, {})
+    assert desk.redis.get(queues.BATCH_BYTES) == b"0"
+    assert check_invariants(desk.redis) == {}
+
+
+def test_a_batch_is_woken_when_half_of_what_there_was_room_for_has_ended(desk: Desk) -> None:
+    """Also if that was far less than its window."""
+    held = desk.begun(100)
+    desk.redis.hset(queues.batch_key(held.batch.id), "window", 1000)
+    desk.batches.feed(held, [a_line(1), a_line(2), a_line(3), a_line(4)], offset=1, number=4)
+    desk.batches.release(held)
+    job_ids = [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]
+    finish_jobs(desk, only=job_ids[:1])
+    assert desk.batches.claim() is None
+    finish_jobs(desk, only=job_ids[1:2])
+    assert desk.batches.claim() is not None
+
+
+def test_a_batch_is_woken_when_its_results_are_large(
+    redis_client: redis.Redis, messages: MessageMaker, tmp_path: Path
+) -> None:
+    """However few lines they are of."""
+    desk = Desk(redis_client, messages, tmp_path, BatchRules(window=1000, max_bytes=1600))
+    held = desk.begun(4)
+    desk.batches.feed(held, [a_line(1), a_line(2), a_line(3), a_line(4)], offset=1, number=4)
+    desk.batches.release(held)
+    job_ids = [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]
+    finish_jobs(desk, only=job_ids[:1], result=b"x" * 99)
+    assert desk.batches.claim() is None
+    finish_jobs(desk, only=job_ids[1:2], result=b"x")
+    assert desk.batches.claim() is not None

@@ -17,7 +17,7 @@ FIXED = {
     "garbage",
     *("webhook-scheduled", "webhook-leases", "webhook-running", "webhook-slow"),
     *("webhook-turns:fast", "webhook-turns:slow", "backlog:webhooks"),
-    *("batch-due", "backlog:batches"),
+    *("batch-due", "batch-bytes", "backlog:batches"),
 }
 BY_QUEUE = {"waiting:", "backlog:", "claimed:", "held:", "held-messages:"}
 BY_OWNER = {"webhook-endpoints:"}

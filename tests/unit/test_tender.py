@@ -11,13 +11,15 @@ import pytest
 import redis
 
 from jobs import queues
-from jobs.batches import BatchStatus, Fenced, NewBatch
+from jobs.batch_load import Load
+from jobs.batches import BatchRules, BatchStatus, Fenced, NewBatch
 from jobs.broker import MessageMaker
 from jobs.files import NewFile
-from jobs.model import CHAT_COMPLETIONS
+from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, Endpoint
 from jobs.redis_clients import worker_client
 from jobs.settings import Settings
 from tests.integration.batching import jsonl, line
+from tests.unit.making import check_batches
 from tests.unit.test_batch_store import Desk, finish_jobs
 from worker.batches.tender import Tender
 
@@ -29,26 +31,30 @@ class Bench:
         self.desk = desk
         self.breaths = 0
 
-    def tender(self) -> Tender:
+    def tender(self, **changes: Any) -> Tender:
         def breathe() -> None:
             self.breaths += 1
 
-        return Tender(
-            batches=self.desk.batches,
-            files=self.desk.files,
-            max_line_bytes=10_000,
-            max_prompt_bytes=10_000,
-            breathe=breathe,
-        )
+        known: dict[str, Any] = {
+            "batches": self.desk.batches,
+            "files": self.desk.files,
+            "max_line_bytes": 10_000,
+            "max_prompt_bytes": 10_000,
+            "breathe": breathe,
+        }
+        return Tender(**(known | changes))
 
-    def start(self, content: bytes) -> str:
+    def start(self, content: bytes, window: int = 3600, endpoint: Endpoint = CHAT_COMPLETIONS) -> str:
         files = self.desk.files
         key = files.reserve()
         with files.storage.writer(key) as sink:
             sink.write(content)
         new = NewFile(owner="ann", filename="a", purpose="batch", size=len(content), content=key, lifetime=3600)
         file = files.create(new)
-        return self.desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file.id, key, "1h", 3600))
+        return self.desk.batches.create(NewBatch("ann", endpoint, file.id, key, f"{window}s", window))
+
+    def load(self, batch_id: str) -> Load:
+        return self.desk.batches.load(self.desk.batches.get(batch_id, "ann"))
 
     def status(self, batch_id: str) -> BatchStatus:
         return self.desk.batches.get(batch_id, "ann").status
@@ -64,7 +70,16 @@ class Bench:
 
     def output(self, batch_id: str) -> list[bytes]:
         batch = self.desk.batches.get(batch_id, "ann")
-        file = self.desk.files.get(str(batch.output_file_id), "ann")
+        return self._lines(batch.output_file_id)
+
+    def errors(self, batch_id: str) -> list[tuple[str, str]]:
+        """The custom_id and the error's code of each line that has one, in order of their numbers."""
+        batch = self.desk.batches.get(batch_id, "ann")
+        found = [json.loads(one) for one in self._lines(batch.error_file_id)]
+        return sorted((one["custom_id"], one["error"]["code"]) for one in found)
+
+    def _lines(self, file_id: str | None) -> list[bytes]:
+        file = self.desk.files.get(str(file_id), "ann")
         return b"".join(self.desk.files.read(file)).splitlines()
 
 
@@ -75,8 +90,16 @@ def bench(redis_client: redis.Redis, redis_url: str, messages: MessageMaker, tmp
     client.close()
 
 
-def lines(count: int) -> bytes:
-    return jsonl(line(f"l{number}", "hi") for number in range(count))
+@pytest.fixture
+def wide(redis_client: redis.Redis, redis_url: str, messages: MessageMaker, tmp_path: Path) -> Iterator[Bench]:
+    """One whose batches are bounded by their bytes: 400,000 for all, 100,000 for each of up to four."""
+    client = worker_client(Settings(redis_url=redis_url))
+    yield Bench(Desk(client, messages, tmp_path, BatchRules(window=1000, max_bytes=400_000)))
+    client.close()
+
+
+def lines(count: int, prompt: str = "hi") -> bytes:
+    return jsonl(line(f"l{number}", prompt) for number in range(count))
 
 
 def test_a_batch_is_brought_as_far_as_it_goes(bench: Bench) -> None:
@@ -206,3 +229,182 @@ def test_a_file_that_ends_too_soon_keeps_no_batch_for_ever(bench: Bench) -> None
     assert tender.turn()
     batch = bench.desk.batches.get(batch_id, "ann")
     assert (batch.status, batch.completed, batch.failed) == (BatchStatus.CANCELLED, 4, 2)
+
+
+ENDINGS = {"cancelled": "batch_cancelled", "expired": "batch_expired"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_batch_that_is_ended_before_it_was_looked_at_tells_of_every_line(bench: Bench, ending: str) -> None:
+    """Its file is looked through all the same, so that each line stands in the error file by its name."""
+    batch_id = bench.start(lines(6), window=0 if ending == "expired" else 3600)
+    if ending == "cancelled":
+        bench.desk.batches.cancel(batch_id, "ann")
+    assert bench.tender().turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert (batch.status, batch.total, batch.completed, batch.failed) == (ending, 6, 0, 6)
+    assert bench.errors(batch_id) == [(f"l{number}", ENDINGS[ending]) for number in range(6)]
+    assert bench.desk.backlog == 0
+
+
+def test_a_batch_that_is_cancelled_while_it_is_looked_through_tells_of_every_line(bench: Bench) -> None:
+    """The looking goes on, and then nothing of it is fed."""
+    batch_id, tender = bench.start(lines(20)), bench.tender()
+    tender.breathe = lambda: bench.desk.batches.cancel(batch_id, "ann") if not bench.parts(batch_id) else None
+    assert tender.turn()
+    assert bench.status(batch_id) is BatchStatus.CANCELLED
+    assert len(bench.errors(batch_id)) == 20
+    assert bench.desk.redis.get("promptq:seq") is None, "no line has become a job"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_cannot_be_used_says_so_although_the_batch_is_ended(bench: Bench, ending: str) -> None:
+    """Nobody can say what its lines are called; the batch ends as it was told to, with what is wrong."""
+    batch_id = bench.start(lines(2) + lines(1), window=0 if ending == "expired" else 3600)
+    if ending == "cancelled":
+        bench.desk.batches.cancel(batch_id, "ann")
+    assert bench.tender().turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert (batch.status, batch.errors[0]["code"]) == (ending, "duplicate_custom_id")
+
+
+def test_a_file_that_expires_while_its_batch_runs_is_read_to_its_end(bench: Bench) -> None:
+    """Its record is gone and its content is there, until the batch has ended."""
+    batch_id, tender = bench.start(lines(12)), bench.tender()
+    assert tender.turn()
+    batch = bench.desk.batches.get(batch_id, "ann")
+    assert batch.fed < batch.total
+    bench.desk.expire(batch.input_file_id)
+    while bench.status(batch_id) is not BatchStatus.COMPLETED:
+        bench.desk.files.purge_expired()
+        finish_jobs(bench.desk)
+        assert tender.turn()
+    assert len(bench.output(batch_id)) == 12
+    bench.desk.files.purge_expired()
+    left = list(bench.desk.files.storage.keys("files"))
+    assert left == [bench.desk.files.get(str(bench.desk.batches.get(batch_id, "ann").output_file_id), "ann").content]
+
+
+# --- Bounded by bytes, and by turns ----------------------------------------------------------------------------------
+
+
+def waiting(bench: Bench) -> list[str]:
+    return [one.decode() for one in bench.desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]
+
+
+def test_a_batch_of_large_lines_is_fed_by_their_bytes(wide: Bench) -> None:
+    """Far fewer of them than its window are jobs at once, whoever they wait for; it is fed again as they end."""
+    batch_id, tender = wide.start(lines(200, "x" * 5000)), wide.tender()
+    assert tender.turn()
+    load = wide.load(batch_id)
+    assert 90_000 < load.alive_bytes < 110_000
+    assert not tender.turn()
+    most = 0
+    while wide.status(batch_id) is not BatchStatus.COMPLETED:
+        finish_jobs(wide.desk, only=waiting(wide)[:7])
+        tender.turn()
+        check_batches(wide.desk.redis)
+        most = max(most, wide.load(batch_id).all_bytes)
+    assert most < 110_000
+    assert len(wide.output(batch_id)) == 200
+    assert wide.desk.redis.get(queues.BATCH_BYTES) == b"0"
+
+
+def test_large_results_are_written_before_more_is_fed(wide: Bench) -> None:
+    """And what is to be expected of a line counts for it: as many are fed as there is room for what they bring."""
+    batch_id, tender = wide.start(lines(300)), wide.tender()
+    assert tender.turn()
+    assert wide.load(batch_id).alive == 300
+    second = wide.start(lines(300))
+    result = b'{"a":"' + b"x" * 5000 + b'"}'
+    finish_jobs(wide.desk, only=waiting(wide)[:4], result=result)
+    finish_jobs(wide.desk, only=waiting(wide)[:1], result=result)
+    while tender.turn():
+        pass
+    assert len(wide.parts(batch_id)) == 1, "25,000 bytes are worth a part"
+    assert wide.load(batch_id).ended_bytes == 0
+    most = 0
+    while {wide.status(batch_id), wide.status(second)} != {BatchStatus.COMPLETED}:
+        finish_jobs(wide.desk, only=waiting(wide)[:7], result=result)
+        while tender.turn():
+            pass
+        check_batches(wide.desk.redis)
+        most = max(most, wide.load(batch_id).all_bytes)
+    assert most < 200_000
+    assert len(wide.output(batch_id)) == len(wide.output(second)) == 300
+
+
+def test_a_batch_of_embeddings_begins_with_a_few(wide: Bench) -> None:
+    """Nobody can say how much a line will bring, until the first have been answered."""
+    body = {"model": "sim", "input": "hi"}
+    content = jsonl(line(f"l{number}", "", url=EMBEDDINGS, body=body) for number in range(300))
+    batch_id, tender = wide.start(content, endpoint=EMBEDDINGS), wide.tender()
+    assert tender.turn()
+    assert wide.load(batch_id).alive == 50
+    finish_jobs(wide.desk, result=b"x" * 2000)
+    assert tender.turn()
+    assert 40 <= wide.load(batch_id).alive <= 50, "2,000 bytes each, and what they ask"
+
+
+def test_a_batch_that_others_leave_no_room_is_fed_a_little(wide: Bench) -> None:
+    """It is looked at again soon, and none waits for good."""
+    wide.desk.redis.set(queues.BATCH_BYTES, 400_000)
+    batch_id, tender = wide.start(lines(120)), wide.tender()
+    assert tender.turn()
+    assert wide.load(batch_id).alive == 50
+    (due,) = (score for _, score in wide.desk.redis.zrange(queues.BATCH_DUE, 0, -1, withscores=True))
+    assert due / 1000 < wide.desk.redis.time()[0] + 3
+    finish_jobs(wide.desk)
+    assert tender.turn()
+    assert wide.load(batch_id).alive == 50
+    wide.desk.redis.set(queues.BATCH_BYTES, 100_000)
+    finish_jobs(wide.desk)
+    while tender.turn():
+        pass
+    assert wide.load(batch_id).alive == 20
+
+
+def test_two_batches_at_once_take_turns(wide: Bench) -> None:
+    """A worker lets go of the one after a while, and is at the other, although the first could go on for long."""
+    first, second = wide.start(lines(400)), wide.start(lines(400))
+    clock = 0.0
+
+    def monotonic() -> float:
+        nonlocal clock
+        clock += 1.5
+        return clock
+
+    tender = wide.tender(monotonic=monotonic)
+    fed: list[tuple[int, int]] = []
+    for _ in range(8):
+        assert tender.turn()
+        loads = wide.load(first), wide.load(second)
+        fed.append((loads[0].alive, loads[1].alive))
+    assert fed[0][1] == 0
+    assert fed[1][1] > 0
+    assert 0 < fed[2][0] < 400
+    assert fed[-1] > fed[2], "each goes on where it was"
+    while {wide.status(first), wide.status(second)} != {BatchStatus.COMPLETED}:
+        finish_jobs(wide.desk)
+        tender.turn()
+    assert [len(wide.output(batch_id)) for batch_id in (first, second)] == [400, 400]
+
+
+def test_a_batch_that_is_cancelled_is_ended_while_another_is_fed(wide: Bench) -> None:
+    """It waits for one turn of the other, not for its end."""
+    first, second = wide.start(lines(1000)), wide.start(lines(10))
+    clock = 0.0
+
+    def monotonic() -> float:
+        nonlocal clock
+        clock += 1.5
+        return clock
+
+    tender = wide.tender(monotonic=monotonic)
+    assert tender.turn()
+    wide.desk.batches.cancel(second, "ann")
+    while wide.status(second) is not BatchStatus.CANCELLED:
+        assert tender.turn()
+    batch = wide.desk.batches.get(first, "ann")
+    assert batch.fed < 1000
+    assert len(wide.errors(second)) == 10

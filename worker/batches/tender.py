@@ -16,23 +16,27 @@ from typing import Any, Final
 import structlog
 
 from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
+from jobs.batch_load import PORTION, PORTION_BYTES, Load
 from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
 from jobs.bodies import MAX_MODEL
 from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
+from jobs.scripts import BATCH_ENDINGS
 from jobs.storage import Sink
 from worker.batches.results import is_output, result_line, unfed_line
 
 _log = structlog.get_logger("promptq.worker")
 
-#: Lines that become jobs in one step: it holds Redis up for some ten milliseconds.
-_PORTION: Final = 50
-#: Bytes of requests in one step.
-_PORTION_BYTES: Final = 1024 * 1024
 #: Lines of results in a part.
 _PART: Final = 500
 _PART_UNFED: Final = 5000
+#: Bytes of results in a part, by what it is ended with.
+_PART_BYTES: Final = 32 * 1024 * 1024
+#: How long (seconds) a worker is at one batch while others wait for it.
+_TURN: Final = 5.0
+#: How long (seconds) a batch waits that others leave no room, if nothing happens to it.
+_CROWDED: Final = 1.0
 #: Bytes of a file that are looked through at once.
 _PIECE: Final = 16 * 1024
 #: Bytes of results that are written at once.
@@ -41,13 +45,6 @@ _GATHERED: Final = 256 * 1024
 _BREATH: Final = 10
 #: Errors of a file that a batch tells of.
 _MAX_ERRORS: Final = 100
-_ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
-    BatchStatus.CANCELLED: {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
-    BatchStatus.EXPIRED: {
-        "code": "batch_expired",
-        "message": "The batch's completion_window ended before this line was done.",
-    },
-}
 _RESULTS_LOST: Final = {
     "code": "results_lost",
     "message": "Results of the batch are missing in the file storage.",
@@ -76,12 +73,15 @@ class Tender:
     max_prompt_bytes: int
     poll_seconds: float = 1.0
     sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
     #: Lets others have their turn.
     breathe: Callable[[], None] = lambda: None
     closed: bool = False
     _written: int = field(default=0)
     #: What was written for a part that is not in the books yet.
     _pending: list[str] = field(default_factory=list)
+    #: When it is another batch's turn.
+    _turn_ends: float = field(default=0.0)
 
     def run(self) -> None:
         """Look for due batches until it is closed; whatever goes wrong with one, the others go on."""
@@ -108,12 +108,16 @@ class Tender:
             return False
         # What a turn that was cut short has left may be in the books, for all we know: it goes with its batch.
         self._pending.clear()
+        self._turn_ends = self.monotonic() + _TURN
         with structlog.contextvars.bound_contextvars(batch_id=held.batch.id, owner=held.batch.owner):
             try:
-                while not self.closed and self._step(held):
-                    held = self.batches.renew(held)
-                # One that is let go because this worker stops has more to be done.
-                self.batches.release(held, due_in=0 if self.closed else None)
+                more = True
+                while more and not self._over:
+                    more = self._step(held)
+                    if more:
+                        held = self.batches.renew(held)
+                # One that is let go because this worker stops, or for others, has more to be done.
+                self.batches.release(held, due_in=0 if more else self._pause(held.batch))
             except Fenced:
                 _log.warning("batch.fenced")
                 # The other one may have ended the batch, and nobody would look for it again.
@@ -131,6 +135,16 @@ class Tender:
                 self.batches.release(held, due_in=30)
         return True
 
+    @property
+    def _over(self) -> bool:
+        return self.closed or self.monotonic() >= self._turn_ends
+
+    def _pause(self, batch: Batch) -> float | None:
+        """How long it may take until there is something to do for a batch, besides what it is woken for."""
+        if "in_progress_at" not in batch.times or batch.ending is not None or batch.fed == batch.total:
+            return None
+        return _CROWDED if self.batches.load(batch).crowded else None
+
     def _give_up(self, held: HeldBatch, unusable: _Unusable) -> None:
         if "in_progress_at" in held.batch.times:
             # What was paid for is not thrown away for a file that is gone: it may come back, until the batch expires.
@@ -139,34 +153,36 @@ class Tender:
             self.batches.release(held, due_in=1 if gathered else 30)
             return
         self.batches.fail(held, unusable.errors)
-        _log.info("batch.ended", status=BatchStatus.FAILED.value)
+        _log.info("batch.ended", status=held.batch.ending or BatchStatus.FAILED.value)
 
     def _step(self, held: HeldBatch) -> bool:
         """Do what is next; False if there is nothing to do for now."""
         batch = held.batch
-        begun = "in_progress_at" in batch.times
-        if not begun and batch.ending is None:
+        if "in_progress_at" not in batch.times:
+            # Also of one that is being ended: its lines are told of by name.
             self._validate(held)
             return True
-        if begun:
-            if batch.ending is not None:
-                failure = _ENDINGS[batch.ending]
-                if self.batches.close(held, failure):
-                    return True
-                if batch.fed < batch.total:
-                    self._tell_of_unfed(held, failure)
-                    return True
-            elif batch.fed < batch.total:
-                try:
-                    if self._feed(held):
-                        return True
-                except StoreFull:
-                    # What has ended makes room.
-                    if self._gather(held, least=1):
-                        return True
-                    raise
-            if self._gather(held):
+        if batch.ending is not None:
+            failure = BATCH_ENDINGS[batch.ending]
+            if self.batches.close(held, failure):
                 return True
+            if batch.fed < batch.total:
+                self._tell_of_unfed(held, failure)
+                return True
+        elif batch.fed < batch.total:
+            load = self.batches.load(batch)
+            if load.worth_a_part(_PART):
+                return self._gather(held, least=1)
+            try:
+                if self._feed(held, load):
+                    return True
+            except StoreFull:
+                # What has ended makes room.
+                if self._gather(held, least=1):
+                    return True
+                raise
+        if self._gather(held):
+            return True
         parts = self.batches.finalize(held)
         if parts is not None:
             self._finish(held, parts)
@@ -209,11 +225,12 @@ class Tender:
         self.batches.begin(held, total, nameless=names.nameless, model=models.pop() if len(models) == 1 else None)
         _log.info("batch.begun", lines=total, bad_lines=bad)
 
-    def _feed(self, held: HeldBatch) -> bool:
+    def _feed(self, held: HeldBatch, load: Load) -> bool:
         """Make jobs of as many lines as there is room for; False if there is none."""
-        room = self.batches.room(held.batch)
-        if not room:
+        room = load.room
+        if room is None:
             return False
+        lines_left, bytes_left = room.lines, room.bytes
         batch = held.batch
         portion: list[Line | BadLine] = []
         size = 0
@@ -237,11 +254,14 @@ class Tender:
                 if isinstance(call, BadLine) and call.number in batch.nameless:
                     call = replace(call, custom_id=None)
                 portion.append(call)
-                last, room = line, room - 1
-                size += len(call.request) if isinstance(call, Line) else 0
-                if (len(portion) >= _PORTION or size >= _PORTION_BYTES or not room) and not feed():
+                last, lines_left = line, lines_left - 1
+                if isinstance(call, Line):
+                    size += len(call.request)
+                    bytes_left -= len(call.request) + room.line_bytes
+                full = lines_left <= 0 or bytes_left <= 0
+                if (len(portion) >= PORTION or size >= PORTION_BYTES or full) and not feed():
                     return True
-                if not room or self.closed:
+                if full or self._over:
                     break
         if last is None:
             raise _Unusable(_FILE_GONE)
@@ -252,19 +272,24 @@ class Tender:
     def _gather(self, held: HeldBatch, *, least: int | None = None) -> bool:
         """Write a part with the results of lines that have ended; False if there are too few for it."""
         batch = held.batch
-        waiting, alive = self.batches.progress(batch)
-        enough = max(1, min(_PART, batch.window // 2)) if least is None else least
-        if not waiting or (waiting < enough and alive and batch.ending is None):
+        load = self.batches.load(batch)
+        enough = load.worth_a_part(_PART) if least is None else load.ended >= least
+        if not load.ended or (not enough and load.alive and batch.ending is None):
             return False
         members: list[str] = []
         usage = NO_USAGE
 
         def results() -> Iterator[tuple[bool, bytes]]:
             nonlocal usage
-            for line in self.batches.ended_lines(batch, _PART):
+            size = 0
+            for line in self.batches.ended_lines(batch, _PART, load.ended_bytes // load.ended):
                 members.append(line.member)
                 usage += BatchUsage.of(line.usage)
+                size += len(line.result or b"")
                 yield is_output(line), result_line(line)
+                if size >= _PART_BYTES:
+                    # What it takes in Redis is free only when the part is in the books.
+                    return
 
         name = self._write_part(held, results())
         self._book(held, name, members, usage=usage)
