@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -34,11 +37,32 @@ def eventually(read: Callable[[], T], until: Callable[[T], object] = bool, *, wi
         time.sleep(0.02)
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports that no other of xdist's processes gives away, nor ``promptq up``, nor the kernel to who connects."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = list(range(10_000 + 1000 * (number % 10), 11_000 + 1000 * (number % 10)))
+    random.SystemRandom().shuffle(own)
+    return itertools.cycle(own)
+
+
+_PORTS = _own_ports()
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, and is not given again soon."""
+    for port in itertools.islice(_PORTS, 1000):
+        with socket.socket() as probe:
+            # As servers do; without it a port is taken for a minute after its last connection.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                probe.listen()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise AssertionError("no port is free")
 
 
 def end(process: subprocess.Popen[Any], *, within: float = 20.0) -> int:
@@ -142,6 +166,24 @@ class Stack:
         return "".join(log.read_text() for log in sorted((self.folder / "data" / "logs").glob("*.log")))
 
 
+def _begin(command: Sequence[str], env: Mapping[str, str], folder: Path, ready: Path) -> subprocess.Popen[str]:
+    """``promptq up``, once it is ready. Two that begin at once may choose the same port: then it is begun again."""
+    for _ in range(3):
+        with (folder / "up.log").open("w") as log:
+            up = subprocess.Popen(command, env=env, stdout=log, stderr=log, text=True)
+        try:
+            eventually(lambda up=up: ready.exists() or up.poll() is not None, within=90)  # type: ignore[misc]
+        except BaseException:
+            end(up, within=40)
+            raise
+        if up.poll() is None:
+            return up
+        told = [(folder / "up.log").read_text(), *(log.read_text() for log in (folder / "data" / "logs").glob("*.log"))]
+        if not any("ddress already in use" in text for text in told):
+            break
+    raise AssertionError(told[0])
+
+
 @contextlib.contextmanager
 def stack(folder: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
     """``promptq up`` on the simulator, with these settings (``PROMPTQ_…`` in capitals) and free ports."""
@@ -152,11 +194,8 @@ def stack(folder: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
         *(sys.executable, "-m", "cli", "up", "--simulator", "--port", "0", "--flower-port", "0"),
         *("--data-dir", str(folder / "data"), "--ready-file", str(ready), *arguments),
     ]
-    with (folder / "up.log").open("w") as log:
-        up = subprocess.Popen(command, env=outside | settings, stdout=log, stderr=log, text=True)
+    up = _begin(command, outside | settings, folder, ready)
     try:
-        eventually(lambda: ready.exists() or up.poll() is not None, within=90)
-        assert up.poll() is None, (folder / "up.log").read_text()
         told = json.loads(ready.read_text())
         yield Stack(
             api=told["api"],
