@@ -3,9 +3,10 @@
 ``taken``: it has a message from the broker, which is written nowhere else yet. ``before_claim``, ``after_claim``,
 ``before_complete``, ``after_complete``: around those steps of the store. ``before_lease``, ``after_lease``,
 ``before_settle``: when it has completed a job and would take the webhook that tells of it, when it has one, when it has
-sent it. ``before_batch_STEP``, ``after_batch_STEP``: around any step of ``BatchStore``. ``poison``: whenever it would
-send the LLM a body with the poison's marker; the processes that it starts for single jobs (``worker.alone``) do so,
-too: they are this module with the job's id as its argument.
+sent it. ``before_batch_STEP``, ``after_batch_STEP``: around any step of ``BatchStore``. ``freeze_before_batch_STEP``:
+it only stops (SIGSTOP) there, once. ``poison``: whenever it would send the LLM a body with the poison's marker; the
+processes that it starts for single jobs (``worker.alone``) do so, too: they are this module with the job's id as its
+argument.
 """
 
 # ruff: noqa: I001  # the first import patches the standard library for gevent
@@ -46,6 +47,19 @@ def after(step: Callable[..., Any], *, when: Callable[[Any], bool]) -> Callable[
         return answer
 
     return step_and_die
+
+
+def freeze_once(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step, and a stop before its first time, until somebody lets the process go on."""
+    frozen: list[bool] = []
+
+    def freeze_and_step(*args: Any, **kwargs: Any) -> Any:
+        if not frozen:
+            frozen.append(True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return step(*args, **kwargs)
+
+    return freeze_and_step
 
 
 def take_no_webhook(complete: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -105,6 +119,8 @@ def install(point: str) -> None:
         case "poison":
             LLMClient.call = refuse_poison(LLMClient.call)  # type: ignore[method-assign]
             alone_runs.subprocess = FaultyAlone  # type: ignore[attr-defined, assignment]
+        case _ if (step := point.removeprefix("freeze_before_batch_")) != point:
+            setattr(BatchStore, step, freeze_once(getattr(BatchStore, step)))
         case _ if (step := point.removeprefix("before_batch_")) != point:
             setattr(BatchStore, step, die)
         case _ if (step := point.removeprefix("after_batch_")) != point:

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 
 class Part:
     """A process that leads a group of its own, so that what it starts (gunicorn's workers) can be ended with it."""
@@ -71,6 +73,11 @@ class Part:
     def freeze(self) -> None:
         """Send SIGSTOP."""
         os.kill(self.pid, signal.SIGSTOP)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is stopped."""
+        return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
 
     def thaw(self) -> None:
         """Send SIGCONT."""
