@@ -4,7 +4,8 @@ local claim, lease = ARGV[1], tonumber(ARGV[2])
 local at = now()
 local id = redis.call('ZRANGEBYSCORE', key('batch-due'), '-inf', at, 'LIMIT', 0, 1)[1]
 if not id then return {} end
-if redis.call('EXISTS', batch_key(id)) == 0 then
+local status = redis.call('HGET', batch_key(id), 'status')
+if not status or ENDED_BATCH[status] then
   redis.call('ZREM', key('batch-due'), id)
   return {}
 end

@@ -11,6 +11,8 @@
 -- How long (ms) beyond a batch's time its input is kept for it, at most: it may be late.
 local KEPT_BESIDES = 7 * 24 * 3600 * 1000
 
+local ENDED_BATCH = {completed = true, failed = true, cancelled = true, expired = true}
+
 local function batch_key(id) return PREFIX .. 'batch:' .. id end
 
 local function tokens_key()
@@ -18,6 +20,7 @@ local function tokens_key()
 end
 
 local function count_tokens(id, change)
+  if change == 0 then return end
   redis.call('HINCRBY', batch_key(id), 'tokens', change)
   if change < 0 then redis.call('LPOP', tokens_key(), -change) end
   while change > 0 do
@@ -30,6 +33,7 @@ end
 
 -- Count bytes of requests (`alive_bytes`) or results (`ended_bytes`) of a batch's lines, and of all batches together.
 local function count_bytes(id, name, change)
+  if change == 0 then return end  -- also -0, which Redis 7.0 takes for no integer
   redis.call('HINCRBY', batch_key(id), name, change)
   redis.call('INCRBY', key('batch-bytes'), change)
 end

@@ -125,6 +125,15 @@ def test_the_backlog_is_what_is_left_to_do(desk: Desk) -> None:
     assert check_invariants(desk.redis) == {}
 
 
+def test_a_batch_that_has_ended_is_nobodys_work(desk: Desk) -> None:
+    """Whatever has left it due."""
+    held = desk.make()
+    desk.batches.fail(held, [])
+    desk.redis.zadd(queues.BATCH_DUE, {held.batch.id: 0})
+    assert desk.batches.claim() is None
+    assert desk.redis.zcard(queues.BATCH_DUE) == 0
+
+
 def test_a_paused_bulk_keeps_no_worker_for_a_batch(desk: Desk) -> None:
     """What is left of its batches is put aside, too, whatever happens to them meanwhile."""
     held = desk.begun(5)
