@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -364,17 +366,15 @@ def test_a_batch_that_others_leave_no_room_is_fed_a_little(wide: Bench) -> None:
     assert wide.load(batch_id).alive == 20
 
 
+def slow_clock() -> Callable[[], float]:
+    """A clock by which each step takes a second and a half."""
+    return functools.partial(next, itertools.count(1.5, 1.5))
+
+
 def test_two_batches_at_once_take_turns(wide: Bench) -> None:
     """A worker lets go of the one after a while, and is at the other, although the first could go on for long."""
     first, second = wide.start(lines(400)), wide.start(lines(400))
-    clock = 0.0
-
-    def monotonic() -> float:
-        nonlocal clock
-        clock += 1.5
-        return clock
-
-    tender = wide.tender(monotonic=monotonic)
+    tender = wide.tender(monotonic=slow_clock())
     fed: list[tuple[int, int]] = []
     for _ in range(8):
         assert tender.turn()
@@ -393,14 +393,7 @@ def test_two_batches_at_once_take_turns(wide: Bench) -> None:
 def test_a_batch_that_is_cancelled_is_ended_while_another_is_fed(wide: Bench) -> None:
     """It waits for one turn of the other, not for its end."""
     first, second = wide.start(lines(1000)), wide.start(lines(10))
-    clock = 0.0
-
-    def monotonic() -> float:
-        nonlocal clock
-        clock += 1.5
-        return clock
-
-    tender = wide.tender(monotonic=monotonic)
+    tender = wide.tender(monotonic=slow_clock())
     assert tender.turn()
     wide.desk.batches.cancel(second, "ann")
     while wide.status(second) is not BatchStatus.CANCELLED:

@@ -15,7 +15,6 @@ from gevent.event import Event
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs import queues
-from jobs.broker import MessageMaker
 from jobs.errors import StoreUnavailable
 from jobs.store import JobStore
 from jobs.webhook_urls import Allowed, Target, parse
@@ -25,14 +24,12 @@ from tests.unit.making import (
     FIVE_DAYS,
     OWN_URL,
     SEALER,
-    check_invariants,
     deliveries,
     endpoint,
     event,
     lease,
     make_due,
     members,
-    webhook_store,
 )
 from worker.webhooks import deliverer as module
 from worker.webhooks.deliverer import Deliverer
@@ -43,20 +40,6 @@ from worker.webhooks.slots import Slots
 GOOD = Answer(204, None)
 BROKEN = Answer(500, "http_status", "HTTP 500")
 PENDING, SUCCEEDED, FAILED = DeliveryStatus
-
-
-@pytest.fixture
-def store(redis_client: redis.Redis, redis_url: str, messages: MessageMaker) -> Iterator[JobStore]:
-    """A store that can keep webhook secrets, on an empty database."""
-    with webhook_store(redis_url, messages) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _consistent(redis_client: redis.Redis, store: JobStore) -> Iterator[None]:
-    """Whatever a test does, every set is as the records say after it."""
-    yield
-    check_invariants(redis_client)
 
 
 @dataclass
