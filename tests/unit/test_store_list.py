@@ -98,6 +98,10 @@ def test_the_cost_does_not_grow(store: JobStore, redis_client: redis.Redis) -> N
     """A page out of 2,000 jobs takes as many commands as one out of 50."""
 
     def cost(after: str) -> int:
+        # Whoever else uses the server (make test-system) is counted as well, now and then.
+        return min(once(after) for _ in range(5))
+
+    def once(after: str) -> int:
         redis_client.config_resetstat()
         assert len(store.list("ann", limit=20, after=after).jobs) == 20
         stats = redis_client.info("commandstats")
