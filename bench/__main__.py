@@ -14,6 +14,7 @@ from bench.loopback import loopback
 from bench.machine import describe
 from bench.report import show
 from bench.scenarios import SCENARIOS, Bench
+from bench.subjects import EVERYBODY
 
 
 def main() -> int:
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument(
         "--json", type=Path, default=Path("bench/results.json"), metavar="FILE", help="where the figures go"
     )
+    parser.add_argument("--only", choices=[one.name for one in EVERYBODY], help="of the workers this one alone")
     chosen = parser.parse_args()
     if unknown := set(chosen.scenarios) - SCENARIOS.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(SCENARIOS)}")
@@ -46,7 +48,7 @@ def main() -> int:
     with loopback() as running:
         for name in chosen.scenarios or SCENARIOS:
             say(f"[bold]{name}[/bold]: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
-            results[name] = SCENARIOS[name](Bench(running, chosen.quick, say, chosen.rounds))
+            results[name] = SCENARIOS[name](Bench(running, chosen.quick, say, chosen.rounds, chosen.only))
             results["seconds"] = round(time.monotonic() - began)
             # After each: an hour's figures are not lost with the last of them.
             chosen.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -37,6 +37,8 @@ class Bench:
     say: Say
     #: At most so many rounds of each level; None: as many as it has by itself.
     rounds: int | None = None
+    #: Workers of this name alone; None: all.
+    only: str | None = None
 
     def times(self, rounds: int, quick: int = 1) -> int:
         """How often something that is usually done so many times is done now."""
@@ -48,7 +50,7 @@ def workers(bench: Bench) -> Any:
     """CPU and memory of the worker for each job, and the peak in flight: ours and the peers' in turn."""
     found: list[dict[str, Any]] = []
     for level, rounds, quick_rounds in LEVELS:
-        subjects = [one for one in EVERYBODY if level.in_flight <= one.most]
+        subjects = [one for one in EVERYBODY if level.in_flight <= one.most and bench.only in (None, one.name)]
         if bench.quick:
             # Those that start a process for each slot take their time.
             level, subjects = _shortened(level), [one for one in subjects if one.most > level.in_flight]
