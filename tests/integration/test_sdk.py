@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -49,17 +49,20 @@ def sdk(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Sdk]:
         yield made
 
 
+S = TypeVar("S", bound=Sdk)
+
+
 @contextlib.contextmanager
-def sdk_on(stack: Stack, kind: str) -> Iterator[Sdk]:
+def sdk_on(stack: Stack, kind: str, variant: type[S] = Sdk) -> Iterator[S]:  # type: ignore[assignment]
     """The SDK on a stack, ``sync`` or ``async``, which tries nothing twice."""
     options = {"base_url": f"{stack.api}/v1", "api_key": stack.api_key, "max_retries": 0}
     if kind == "sync":
         with openai.OpenAI(**options) as client:
-            yield Sdk(client, None)
+            yield variant(client, None)
         return
     with asyncio.Runner() as runner:
         client = openai.AsyncOpenAI(**options)
-        yield Sdk(client, runner)
+        yield variant(client, runner)
         runner.run(client.close())
 
 

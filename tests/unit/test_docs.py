@@ -55,7 +55,12 @@ def test_every_error_code_is_documented() -> None:
 
 def test_every_error_code_of_batches_is_documented() -> None:
     """docs/batches.md names the code of whatever can be wrong with a line, or with a batch as a whole."""
-    sources = ("jobs/batch_lines.py", "worker/batches/tender.py", "worker/batches/results.py")
+    sources = (
+        "jobs/batch_lines.py",
+        "worker/batches/tender.py",
+        "worker/batches/validation.py",
+        "worker/batches/results.py",
+    )
     written = r'(?:BadLine\(|bad\(|_problem\()[^"\n]*"([a-z_]+)"|"code": "([a-z_]+)"'
     codes = {"".join(found) for source in sources for found in re.findall(written, _read(source))}
     assert codes >= {"invalid_json_line", "mismatched_url", "too_many_lines", "results_lost", "cancelled"}

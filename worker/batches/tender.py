@@ -7,24 +7,23 @@ its name is in the batch's books; the name is its claim's own, so that what a fe
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from jobs.batch_lines import MAX_LINES, BadLine, Line, RawLine, head, parse, read_lines
+from jobs.batch_lines import BadLine, Line, RawLine, head, parse, read_lines
 from jobs.batch_load import PORTION, PORTION_BYTES, Load
 from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
-from jobs.bodies import MAX_MODEL
 from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
 from jobs.scripts import BATCH_ENDINGS
 from jobs.storage import Sink
 from worker.batches.results import is_output, result_line, unfed_line
+from worker.batches.validation import Unusable, look_through
 
 _log = structlog.get_logger("promptq.worker")
 
@@ -43,8 +42,6 @@ _PIECE: Final = 16 * 1024
 _GATHERED: Final = 256 * 1024
 #: After so many lines others have their turn.
 _BREATH: Final = 10
-#: Errors of a file that a batch tells of.
-_MAX_ERRORS: Final = 100
 _RESULTS_LOST: Final = {
     "code": "results_lost",
     "message": "Results of the batch are missing in the file storage.",
@@ -52,14 +49,6 @@ _RESULTS_LOST: Final = {
     "param": None,
 }
 _FILE_GONE: Final = {"code": "file_not_found", "message": "The batch's input file is gone."}
-
-
-class _Unusable(Exception):
-    """Raised when a batch's file cannot be used at all."""
-
-    def __init__(self, *errors: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.errors = errors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,7 +112,7 @@ class Tender:
                 # The other one may have ended the batch, and nobody would look for it again.
                 for key in self._pending:
                     self.files.storage.delete(key)
-            except _Unusable as unusable:
+            except Unusable as unusable:
                 with contextlib.suppress(Fenced):
                     self._give_up(held, unusable)
             except Unavailable:
@@ -145,7 +134,7 @@ class Tender:
             return None
         return _CROWDED if self.batches.load(batch).crowded else None
 
-    def _give_up(self, held: HeldBatch, unusable: _Unusable) -> None:
+    def _give_up(self, held: HeldBatch, unusable: Unusable) -> None:
         if "in_progress_at" in held.batch.times:
             # What was paid for is not thrown away for a file that is gone: it may come back, until the batch expires.
             _log.error("batch.file_missing")
@@ -172,7 +161,7 @@ class Tender:
         elif batch.fed < batch.total:
             load = self.batches.load(batch)
             if load.worth_a_part(_PART):
-                return self._gather(held, least=1)
+                return self._gather(held, load, least=1)
             try:
                 if self._feed(held, load):
                     return True
@@ -189,41 +178,11 @@ class Tender:
         return False
 
     def _validate(self, held: HeldBatch) -> None:
-        """Look through the file: is it one, and is each ``custom_id`` its only one?"""
-        names = _Names()
-        models: set[str] = set()
-        problems: list[dict[str, Any]] = []
-        bad = duplicates = total = 0
-        for line in self._lines(held, held.batch):
-            total += 1
-            if total > MAX_LINES:
-                raise _Unusable(_problem("too_many_lines", f"A batch has at most {MAX_LINES} lines.", line.number))
-            found = head(line)
-            if isinstance(found, BadLine):
-                bad += 1
-                custom_id = found.custom_id
-                if len(problems) < _MAX_ERRORS:
-                    problems.append(_problem(found.code, found.message, found.number, found.param))
-            else:
-                sent, custom_id = found
-                if len(models) < 2 and (model := _model_of(sent)):
-                    models.add(model)
-            if custom_id is None:
-                continue
-            if not names.take(custom_id, guessed_of=line.number if isinstance(found, BadLine) else 0):
-                duplicates += 1
-                if duplicates == 1:
-                    # These are what it fails for.
-                    problems = []
-                if len(problems) < _MAX_ERRORS:
-                    message = "The custom_id stands in a line before this one."
-                    problems.append(_problem("duplicate_custom_id", message, line.number, "custom_id"))
-        if not total:
-            raise _Unusable(_problem("empty_file", "The file has no lines."))
-        if duplicates or bad == total:
-            raise _Unusable(*problems)
-        self.batches.begin(held, total, nameless=names.nameless, model=models.pop() if len(models) == 1 else None)
-        _log.info("batch.begun", lines=total, bad_lines=bad)
+        """Look through the file."""
+        with contextlib.closing(self._lines(held, held.batch)) as lines:
+            found = look_through(lines)
+        self.batches.begin(held, found.total, nameless=found.nameless, model=found.model)
+        _log.info("batch.begun", lines=found.total, bad_lines=found.bad)
 
     def _feed(self, held: HeldBatch, load: Load) -> bool:
         """Make jobs of as many lines as there is room for; False if there is none."""
@@ -264,15 +223,15 @@ class Tender:
                 if full or self._over:
                     break
         if last is None:
-            raise _Unusable(_FILE_GONE)
+            raise Unusable(_FILE_GONE)
         if portion:
             feed()
         return True
 
-    def _gather(self, held: HeldBatch, *, least: int | None = None) -> bool:
+    def _gather(self, held: HeldBatch, load: Load | None = None, *, least: int | None = None) -> bool:
         """Write a part with the results of lines that have ended; False if there are too few for it."""
         batch = held.batch
-        load = self.batches.load(batch)
+        load = load or self.batches.load(batch)
         enough = load.worth_a_part(_PART) if least is None else load.ended >= least
         if not load.ended or (not enough and load.alive and batch.ending is None):
             return False
@@ -304,7 +263,7 @@ class Tender:
 
         def results() -> Iterator[tuple[bool, bytes]]:
             nonlocal skipped, last
-            with contextlib.suppress(_Unusable):
+            with contextlib.suppress(Unusable):
                 yield from told()
             if not skipped:
                 # The file is gone, or ends before its lines do: nobody can say any more what they were called.
@@ -398,7 +357,7 @@ class Tender:
         try:
             chunks = self.files.storage.read(batch.input_content, batch.offset)
         except ContentMissing:
-            raise _Unusable(_FILE_GONE | {"line": None, "param": None}) from None
+            raise Unusable(_FILE_GONE | {"line": None, "param": None}) from None
         keep = self._keeper(held)
 
         def pieces() -> Iterator[bytes]:
@@ -429,31 +388,6 @@ class Tender:
         return keep
 
 
-class _Names:
-    """Whose each ``custom_id`` of a file is. One that is only guessed of a line gives way to another's."""
-
-    def __init__(self) -> None:
-        #: By digest (the ids themselves may be a hundred megabytes): the line that it was guessed of, or 0.
-        self._taken: dict[bytes, int] = {}
-        #: Lines that had to give way.
-        self.nameless: list[int] = []
-
-    def take(self, custom_id: str, *, guessed_of: int = 0) -> bool:
-        """Note whose it is; False if it is another's for certain, and was to be this one's, too."""
-        digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        holder = self._taken.get(digest)
-        if holder is None:
-            self._taken[digest] = guessed_of
-        elif guessed_of:
-            self.nameless.append(guessed_of)
-        elif holder:
-            self.nameless.append(holder)
-            self._taken[digest] = 0
-        else:
-            return False
-        return True
-
-
 class _Gathering:
     """Hands lines on many at a time: each write may go to another thread."""
 
@@ -474,16 +408,5 @@ class _Gathering:
         self._size = 0
 
 
-def _model_of(sent: Mapping[str, Any]) -> str | None:
-    """The model that a line asks for, if it is one that can be."""
-    body = sent.get("body")
-    model = body.get("model") if isinstance(body, dict) else None
-    return model if isinstance(model, str) and len(model) <= MAX_MODEL else None
-
-
 def _part_key(batch: Batch, name: str, kind: str) -> str:
     return f"batches/{batch.id}/{name.split(':')[0]}.{kind}"
-
-
-def _problem(code: str, message: str, line: int | None = None, param: str | None = None) -> dict[str, Any]:
-    return {"code": code, "message": message, "line": line, "param": param}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 import redis
 from flask.testing import FlaskClient
 
 from api.app import create_app
 from jobs.settings import Settings
+from tests.integration.test_sdk import sdk_on
 from tests.integration.webhooks.steps import WebhookSdk, forget_endpoints
 from tests.processes import Stack
 from tests.receiving import Hook, Receiver, register
@@ -22,15 +21,8 @@ from tests.receiving import Hook, Receiver, register
 @pytest.fixture(params=["sync", "async"])
 def sdk(request: pytest.FixtureRequest, stack: Stack) -> Iterator[WebhookSdk]:
     """The SDK on the stack, which tries nothing twice."""
-    options = {"base_url": f"{stack.api}/v1", "api_key": stack.api_key, "max_retries": 0}
-    if request.param == "sync":
-        with openai.OpenAI(**options) as client:
-            yield WebhookSdk(client, None)
-        return
-    with asyncio.Runner() as runner:
-        client = openai.AsyncOpenAI(**options)
-        yield WebhookSdk(client, runner)
-        runner.run(client.close())
+    with sdk_on(stack, request.param, WebhookSdk) as sdk:
+        yield sdk
 
 
 @pytest.fixture
