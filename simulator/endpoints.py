@@ -56,7 +56,8 @@ class Endpoint:
             if self.settings.chat_alone and self.shape.path == "/v1/responses":
                 return error_answer(ApiError(404, "Not Found (POST /v1/responses)", type=INVALID))
             arrived = time.time() if self.settings.arrivals else None
-            raw = await request.read()
+            with self.stats.body():
+                raw = await request.read()
             try:
                 call = parse_call(raw)
                 self.stats.identify(call.model, call.key)

@@ -22,14 +22,17 @@ class Stats:
 
     calls: every call, whatever its outcome. in_flight, peak: calls without an answer yet, now and at most.
     aborted: calls whose client closed the connection before the answer.
+    incomplete: those of them whose body had not come whole yet, so that no LLM would have begun them.
     arrivals: when the first call for each prompt hash came (Unix seconds), where the settings ask for it.
-    by_prompt, by_model: calls for each prompt hash and model name; a call with an invalid body is in neither.
+    by_prompt, by_model: calls for each prompt hash and model name; a call with an invalid or incomplete
+    body is in neither.
     """
 
     calls: int = 0
     in_flight: int = 0
     peak: int = 0
     aborted: int = 0
+    incomplete: int = 0
     by_prompt: Counter[str] = field(default_factory=Counter)
     by_model: Counter[str] = field(default_factory=Counter)
     arrivals: dict[str, float] = field(default_factory=dict)
@@ -51,6 +54,15 @@ class Stats:
         finally:
             self.in_flight -= 1
 
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """Count a call as incomplete if its client goes away while the context, which reads its body, lasts."""
+        try:
+            yield
+        except (asyncio.CancelledError, ConnectionError):
+            self.incomplete += 1
+            raise
+
     def identify(self, model: str, key: str) -> None:
         """Add a call to the counts of its model and prompt hash, once its body is known."""
         self.by_model[model] += 1
@@ -63,7 +75,7 @@ class Stats:
 
     def reset(self) -> None:
         """Forget everything but the calls that are in flight, from which the new peak starts."""
-        self.calls = self.aborted = 0
+        self.calls = self.aborted = self.incomplete = 0
         self.peak = self.in_flight
         for counts in (self.by_prompt, self.by_model, self._attempts):
             counts.clear()
@@ -76,5 +88,6 @@ class Stats:
             "in_flight": self.in_flight,
             "peak": self.peak,
             "aborted": self.aborted,
+            "incomplete": self.incomplete,
         }
         return totals | {"by_prompt": self.by_prompt, "by_model": self.by_model} if detail else totals

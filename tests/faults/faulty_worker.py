@@ -1,12 +1,12 @@
 """``python -m tests.faults.faulty_worker``: a worker that kills itself (SIGKILL) where ``FAULT_POINT`` says.
 
 ``taken``: it has a message from the broker, which is written nowhere else yet. ``before_claim``, ``after_claim``,
-``before_complete``, ``after_complete``: around those steps of the store. ``before_lease``, ``after_lease``,
-``before_settle``: when it has completed a job and would take the webhook that tells of it, when it has one, when it has
-sent it. ``before_batch_STEP``, ``after_batch_STEP``: around any step of ``BatchStore``. ``freeze_before_batch_STEP``:
-it only stops (SIGSTOP) there, once. ``poison``: whenever it would send the LLM a body with the poison's marker; the
-processes that it starts for single jobs (``worker.alone``) do so, too: they are this module with the job's id as its
-argument.
+``before_complete``, ``after_complete``: around those steps of the store. ``in_request``: the LLM has the head of a
+call, and not its body. ``before_lease``, ``after_lease``, ``before_settle``: when it has completed a job and would take
+the webhook that tells of it, when it has one, when it has sent it. ``before_batch_STEP``, ``after_batch_STEP``: around
+any step of ``BatchStore``. ``freeze_before_batch_STEP``: it only stops (SIGSTOP) there, once. ``poison``: whenever it
+would send the LLM a body with the poison's marker; the processes that it starts for single jobs (``worker.alone``) do
+so, too: they are this module with the job's id as its argument.
 """
 
 # ruff: noqa: I001  # the first import patches the standard library for gevent
@@ -27,7 +27,7 @@ from jobs.model import Claim
 from jobs.outbox import Outbox
 from jobs.store import JobStore
 from tests.faults.poison import MARKER
-from worker import alone_runs
+from worker import alone_runs, transport
 from worker.llm import LLMClient
 
 
@@ -82,6 +82,15 @@ def refuse_poison(call: Callable[..., Any]) -> Callable[..., Any]:
     return call_or_die
 
 
+def die_before_body(send: Callable[..., Any]) -> Callable[..., Any]:
+    """The sending of what belongs to a call's request, and the end where its body would follow."""
+
+    def send_or_die(connection: Any, data: Any) -> Any:
+        return die() if data.startswith(b"{") else send(connection, data)
+
+    return send_or_die
+
+
 class FaultyAlone:
     """In the place of ``subprocess`` where a worker starts a process for one job: starts this module instead."""
 
@@ -106,6 +115,8 @@ def install(point: str) -> None:
             JobStore.claim = die  # type: ignore[method-assign]
         case "after_claim":
             JobStore.claim = after(JobStore.claim, when=lambda answer: isinstance(answer, Claim))  # type: ignore[method-assign]
+        case "in_request":
+            transport._Sending.send = die_before_body(transport._Sending.send)  # type: ignore[method-assign]
         case "before_complete":
             JobStore.complete = die  # type: ignore[method-assign]
         case "after_complete":

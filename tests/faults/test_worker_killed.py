@@ -33,8 +33,13 @@ def test_the_jobs_of_a_killed_worker_run_again_within_two_leases(room: Room) -> 
 
 @pytest.mark.parametrize(
     ("point", "calls", "strikes"),
-    [("after_claim", 1, 1), ("before_complete", 2, 1), ("after_complete", 1, 0)],
-    ids=["between claim and call", "between call and completion", "between completion and acknowledgement"],
+    [("after_claim", 1, 1), ("in_request", 1, 1), ("before_complete", 2, 1), ("after_complete", 1, 0)],
+    ids=[
+        "between claim and call",
+        "between the head of a call and its body",
+        "between call and completion",
+        "between completion and acknowledgement",
+    ],
 )
 def test_a_worker_killed_around_a_step_costs_only_the_call_it_had_made(
     room: Room, point: str, calls: int, strikes: int
@@ -48,6 +53,7 @@ def test_a_worker_killed_around_a_step_costs_only_the_call_it_had_made(
     room.cluster.start_worker("w1")
     room.conclude()
     assert room.calls(wanted) == [calls]
+    assert room.cluster.stats()["incomplete"] == (point == "in_request")
     assert room.numbers([job_id], "strikes") == [strikes]
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 import aiohttp
 import openai
@@ -80,6 +81,7 @@ def test_stats_count_calls_by_prompt_and_model(simulator: Simulator, client: Ope
         "in_flight": 0,
         "peak": 1,
         "aborted": 0,
+        "incomplete": 0,
         "by_prompt": {prompt_hash({"input": ODD_TEXT}): 2, prompt_hash(said): 1},
         "by_model": {"sim": 2, "sim-500": 1},
     }
@@ -102,6 +104,20 @@ def test_a_client_that_leaves_in_mid_stream_is_an_abort(simulator: Simulator, cl
         assert simulator.stats()["in_flight"] == 1
     eventually(lambda: simulator.stats()["in_flight"] == 0)
     assert simulator.stats()["aborted"] == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"model": "sim", ', b'{"model": "sim", "input": "hello"'])
+def test_a_client_that_leaves_in_mid_request_leaves_an_incomplete_call(simulator: Simulator, sent: bytes) -> None:
+    """A call whose body never came whole counts as aborted and as incomplete, and under no prompt."""
+    head = b"POST /v1/responses HTTP/1.1\r\nHost: simulator\r\nContent-Length: 100\r\n\r\n"
+    host, port = urlsplit(simulator.root).hostname, urlsplit(simulator.root).port
+    with socket.create_connection((host, port), timeout=DEADLINE) as connection:
+        connection.sendall(head + sent)
+        eventually(lambda: simulator.stats()["in_flight"] == 1)
+        assert simulator.stats()["incomplete"] == 0
+    eventually(lambda: simulator.stats()["in_flight"] == 0)
+    stats = simulator.stats()
+    assert (stats["calls"], stats["aborted"], stats["incomplete"], stats["by_prompt"]) == (1, 1, 1, {})
 
 
 def test_calls_in_flight_together_reach_their_number_as_peak(simulator: Simulator) -> None:
