@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import httpx2
 
-from bench.environments import PEERS, python_of
+from bench.environments import PEERS, our_python, peers_python
 from bench.fill import PROMPT
 from bench.http_load import Connection, as_fast_as_it_goes, at_a_rate, request
 from bench.loopback import Loopback
@@ -47,7 +46,7 @@ def ours(loopback: Loopback) -> Iterator[Server]:
         "PROMPTQ_HOST": "127.0.0.1",
         "OPENAI_BASE_URL": loopback.llm_url,
     }
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app"]
+    command = [our_python("api"), "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app"]
     with _server(loopback, command, settings, _ROOT, port) as server:
         yield server
 
@@ -57,7 +56,7 @@ def plain_flask(loopback: Loopback) -> Iterator[Server]:
     """Flask, pydantic, HSET and ``send_task``, on the same kind of gunicorn worker."""
     port = free_port()
     command = [
-        *(str(python_of(PEERS / "flask")), "-m", "gunicorn", "--worker-class", "gevent", "--workers", "1"),
+        *(peers_python("flask"), "-m", "gunicorn", "--worker-class", "gevent", "--workers", "1"),
         *("--bind", f"127.0.0.1:{port}", "--keep-alive", "75", "--no-control-socket", "app:app"),
     ]
     with _server(loopback, command, {"REDIS_URL": loopback.redis_url}, PEERS / "flask", port) as server:

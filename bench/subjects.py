@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.environments import PEERS, python_of
+from bench.environments import PEERS, our_python, peers_python
 from bench.loopback import Loopback
 
 OURS: Final = "promptq"
@@ -52,7 +51,7 @@ class Subject:
         )
 
     def _python(self) -> str:
-        return sys.executable if self.peer is None else str(python_of(PEERS / self.peer))
+        return our_python("worker") if self.peer is None else peers_python(self.peer)
 
     def _folder(self) -> Path:
         return _ROOT if self.peer is None else PEERS / self.peer

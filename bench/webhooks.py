@@ -18,7 +18,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -30,6 +29,7 @@ from typing import Final, Self
 import redis
 from aiohttp import web
 
+from bench.environments import our_python
 from jobs import queues, webhook_urls
 from jobs.broker import MessageMaker, make_celery
 from jobs.model import RESPONSES, Claim, JobStatus, NewJob, Outcome, new_job_id
@@ -224,7 +224,7 @@ class Bench:
         ready.unlink(missing_ok=True)
         env = {**self._env, "PROMPTQ_WORKER_READY_FILE": str(ready), "PROMPTQ_GRACE_SECONDS": "0", **settings}
         with (self._folder / "worker.log").open("w") as log:
-            process = subprocess.Popen([sys.executable, "-m", "worker"], env=env, stdout=log, stderr=log)
+            process = subprocess.Popen([our_python("worker"), "-m", "worker"], env=env, stdout=log, stderr=log)
         try:
             processes.eventually(lambda: ready.exists() or process.poll() is not None, within=60)
             assert process.poll() is None, (self._folder / "worker.log").read_text()
