@@ -32,7 +32,7 @@ from api.services import Services
 from api.synchronous import ClientGone, client_gone_response
 from api.waiting import Waiter
 from api.wakeups import Wakeups
-from jobs.batches import BatchRules
+from jobs.batch_store import BatchRules
 from jobs.broker import MessageMaker, make_celery
 from jobs.files import FileStore
 from jobs.redis_clients import api_client, listener_client

@@ -13,7 +13,7 @@ from redis.commands.core import Script
 from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
-from jobs.batches import BatchRules, BatchStore
+from jobs.batch_store import BatchRules, BatchStore
 from jobs.broker import MessageMaker
 from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable

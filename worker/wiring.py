@@ -9,7 +9,7 @@ import gevent
 import httpx2
 from celery import Celery
 
-from jobs.batches import BatchRules
+from jobs.batch_store import BatchRules
 from jobs.broker import MessageMaker
 from jobs.files import FileStore
 from jobs.redis_clients import listener_client, worker_client

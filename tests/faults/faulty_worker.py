@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from kombu.transport.virtual import QoS
 
-from jobs.batches import BatchStore
+from jobs.batch_store import BatchStore
 from jobs.model import Claim
 from jobs.outbox import Outbox
 from jobs.store import JobStore

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.batches import EndedLine
+from jobs.batch_store import EndedLine
 from worker.batches.results import is_output, result_line
 
 MEMBER = "resp_0123456789abcdef0123456789abcdef"

@@ -11,8 +11,9 @@ import redis
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
+from jobs.batch_store import BatchRules, BatchStore, Fenced, HeldBatch
 from jobs.batch_usage import BatchUsage
-from jobs.batches import BatchRules, BatchStatus, BatchStore, Fenced, HeldBatch, NewBatch
+from jobs.batches import BatchStatus, NewBatch
 from jobs.broker import MessageMaker
 from jobs.errors import NotFound
 from jobs.files import FileStore, NewFile

@@ -14,7 +14,8 @@ import redis
 
 from jobs import queues
 from jobs.batch_load import Load
-from jobs.batches import BatchRules, BatchStatus, Fenced, NewBatch
+from jobs.batch_store import BatchRules, Fenced
+from jobs.batches import BatchStatus, NewBatch
 from jobs.broker import MessageMaker
 from jobs.files import NewFile
 from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, Endpoint

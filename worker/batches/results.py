@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from jobs.batches import EndedLine
+from jobs.batch_store import EndedLine
 
 _DONE: Final = ("completed", "incomplete")
 #: What is said of a line whose job has no error of its own.

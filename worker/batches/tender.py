@@ -16,8 +16,9 @@ import structlog
 
 from jobs.batch_lines import BadLine, Line, RawLine, head, parse, read_lines
 from jobs.batch_load import PORTION, PORTION_BYTES, Load
+from jobs.batch_store import BatchStore, Fenced, HeldBatch
 from jobs.batch_usage import NO_USAGE, BatchUsage
-from jobs.batches import Batch, BatchStatus, BatchStore, Fenced, HeldBatch
+from jobs.batches import Batch, BatchStatus
 from jobs.errors import ContentMissing, StoreFull, Unavailable
 from jobs.files import FileStore
 from jobs.scripts import BATCH_ENDINGS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gevent
 
-from jobs.batches import BatchStore
+from jobs.batch_store import BatchStore
 from jobs.files import FileStore
 from jobs.settings import Settings
 from worker.batches.tender import Tender
