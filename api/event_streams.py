@@ -47,7 +47,9 @@ def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = Fal
     as with ``wait_for``. Raises what that raises.
     """
     stored = accepted.made is None or accepted.made.stored
-    follower = _follower(accepted.job_id, endpoint, opens=background, strict=not background, stored=stored)
+    cancels = not background and accepted.made is not None and idempotency_key() is None
+    about = {"opens": background, "strict": not background, "stored": stored, "keyed": not cancels}
+    follower = _follower(accepted.job_id, endpoint, **about)
     stream = _Stream(
         services(),
         follower,
@@ -56,7 +58,7 @@ def stream_new(accepted: Accepted, endpoint: Endpoint, *, background: bool = Fal
         request.environ,
         opening=follower.open(accepted.made) if background and accepted.made is not None else b"",
         patient=not background,
-        cancels=not background and accepted.made is not None and idempotency_key() is None,
+        cancels=cancels,
         stored=stored,
     )
     return _answer(stream)
@@ -181,7 +183,8 @@ class _Stream:
                 yield self.follower.gone()
                 return
             except StoreUnavailable:
-                text, away_since = b"", away_since or read_at
+                # From now on: a turn that did not come within its time says nothing of Redis yet.
+                text, away_since = b"", away_since or time.monotonic()
             if text:
                 begun = True
                 yield text
@@ -196,7 +199,7 @@ class _Stream:
             over = self._why_over(deadline, away_since)
             if over is not None:
                 if not begun:
-                    raise WaitTimeout(still_running(self.job_id, over[1], stored=self.stored))
+                    raise WaitTimeout(still_running(self.job_id, over[1], stored=self.stored, keyed=not self.cancels))
                 yield self.follower.error(*over)
                 return
             if self.follower.more and away_since is None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
+from api.synchronous import unstored
 from api.voices import Voice
 from jobs.errors import JobCancelled
 from jobs.model import Job, JobStatus
 from jobs.scripts import CRASHED_ERROR, DELTAS_LINGER
-from jobs.streams import Entry, Span, Streams, first_number
+from jobs.streams import QUEUED_EVENTS, Entry, Span, Streams, first_number
 
 #: Why an attempt came to nothing, beside the codes of the LLM's errors.
 _WHY: Final = {
     CRASHED_ERROR["code"]: "The worker that ran this job died in mid-stream",
     "worker_stopped": "The worker that ran this job was stopped in mid-stream",
 }
+_BROKE_OFF: Final = "The LLM's answer broke off in mid-stream"
+#: In the place of the first number of an attempt of which nothing is known any more.
+_LONG_AGO: Final = -1
 
 
 class EndedFirst(Exception):
@@ -41,11 +46,13 @@ class Follower:
         opens: bool = False,
         strict: bool = False,
         stored: bool = True,
+        keyed: bool = True,
     ) -> None:
         """``load`` reads the job, with its request and result.
 
         ``after``: the last number that the caller has. ``opens``: whether the job is told of before its LLM is asked.
-        ``strict``: whether ``EndedFirst`` is raised. ``stored``: whether the job can be looked up later.
+        ``strict``: whether ``EndedFirst`` is raised. ``stored``: whether the job can be looked up later; ``keyed``:
+        else whether an Idempotency-Key can get its answer.
         """
         self._streams = streams
         self._load = load
@@ -55,13 +62,14 @@ class Follower:
         self._opens = opens
         self._strict = strict
         self._stored = stored
+        self._keyed = keyed
         #: The number that was told last.
         self.at = after
         #: Whether the last of it was told.
         self.over = False
         #: Whether there is more to be read at once.
         self.more = False
-        #: The first number of the attempt that was told of; None while none was.
+        #: The first number of the attempt that the caller has heard of; None while that is none.
         self._attempt: int | None = None
         self._opened = False
 
@@ -82,6 +90,8 @@ class Follower:
         # What an attempt has said that came to nothing is told to nobody any more.
         tells = ended or not broken
         self.more = span.more and tells
+        if self._attempt is None:
+            self._attempt = self._heard(span)
         if self._attempt is not None and (span.first != self._attempt or (broken and not ended)):
             self.over = True
             return self._came_to_nothing(span)
@@ -91,6 +101,9 @@ class Follower:
         if ended and span.more:
             self._streams.linger(self._job_id, DELTAS_LINGER)
         told = [self.open(job)] if opens and job is not None else []
+        if tells and self._misses(span):
+            self.over = True
+            return self._expired("A part of the stream is gone")
         if tells:
             told += [self._voice.entry(entry) for entry in span.entries if not self._was_told(entry)]
             if span.entries:
@@ -108,7 +121,7 @@ class Follower:
         number = self.at if number is None else number
         tail = f"the job goes on as {self._job_id}: see {self._voice.where(self._job_id, number)}"
         if not self._stored:
-            tail = "the response is not stored: only the same request with the same Idempotency-Key can get it"
+            tail = unstored(self._job_id, keyed=self._keyed)
         return self._voice.error(code, f"{message}; {tail}.", number)
 
     def gone(self) -> bytes:
@@ -119,13 +132,39 @@ class Follower:
         # By the opening, before an attempt that came to nothing.
         return self._opened and entry.type == "response.created"
 
+    def _heard(self, span: Span) -> int | None:
+        """The attempt of which a caller has heard who goes on from ``at``; None if that is none of their numbers, or
+        the one of an error that told of an attempt's end."""
+        if self.at < (QUEUED_EVENTS if self._opens else 0):
+            return None
+        if span.first <= self.at < span.next:
+            return span.first
+        if self.at >= span.first - 1:
+            return None
+        return span.broke[0] if span.broke is not None and span.broke[0] <= self.at else _LONG_AGO
+
+    def _misses(self, span: Span) -> bool:
+        """Whether pieces are gone that nothing repeats: a Redis that was killed may have lost its last second."""
+        if self._voice.repeats or not span.entries:
+            return False
+        numbers = [entry.number for entry in span.entries]
+        before = numbers[0] - 1 if self._attempt is None else self.at
+        return any(later != one + 1 for one, later in pairwise([before, *numbers]))
+
     def _came_to_nothing(self, span: Span) -> bytes:
-        code = str(CRASHED_ERROR["code"])
-        if span.broke is not None and span.broke[0] == self._attempt:
+        code, why = str(CRASHED_ERROR["code"]), _WHY[CRASHED_ERROR["code"]]
+        if span.broke is not None:
+            its_own = span.broke[0] == self._attempt
             code = span.broke[1]
+            # Of one before the last the cause is not known any more.
+            why = _WHY.get(code, _BROKE_OFF) if its_own else _BROKE_OFF
         # The number that the next attempt leaves free.
         number = span.next if span.first == self._attempt else span.first - 1
-        return self.error(code, _WHY.get(code, "The LLM's answer broke off in mid-stream"), number)
+        return self.error(code, why, number)
+
+    def _expired(self, why: str) -> bytes:
+        message = f"{why}; see {self._voice.where(self._job_id, self.at)}."
+        return self._voice.error("stream_expired", message, self.at + 1)
 
     def _end(self, span: Span, job: Job) -> bytes:
         if self._strict and self.at < 0 and (job.result is None or job.status is JobStatus.CANCELLED):
@@ -138,7 +177,12 @@ class Follower:
             pieces = self._voice.whole(job, span.next if silent else span.first, opened=opened)
             return b"".join(piece for number, piece in pieces if number > self.at)
         if not self._voice.repeats and self.at + 1 < span.next:
-            where = self._voice.where(self._job_id, self.at)
-            message = f"The stream was read too slowly, and its rest is gone; see {where}."
-            return self._voice.error("stream_expired", message, self.at + 1)
-        return self._voice.ending(job, span.next) if span.next > self.at else b""
+            return self._expired("The stream was read too slowly, and its rest is gone")
+        number = span.next
+        if span.broke is not None and span.broke[0] == span.first:
+            # The one before it is that of the error that told of the attempt's end.
+            number += 1
+        if self._attempt == span.first:
+            # A Redis that was killed may have lost what was told last.
+            number = max(number, self.at + 1)
+        return self._voice.ending(job, number) if number > self.at else b""

@@ -67,7 +67,7 @@ def wait_for(accepted: Accepted) -> Job:
     except StoreUnavailable as error:
         # The job was accepted: a plain 503 would make the SDK send it again, to be paid for again.
         why = "The job store went away while this request waited"
-        raise WaitTimeout(still_running(job_id, why, stored=stored)) from error
+        raise WaitTimeout(still_running(job_id, why, stored=stored, keyed=not may_cancel)) from error
     if job.status.terminal:
         return job
     if gone.is_set():
@@ -77,15 +77,21 @@ def wait_for(accepted: Accepted) -> Job:
     why = "The server is restarting" if found.closing.is_set() else "The job did not end in time for this request"
     if may_cancel and not job.stored:
         found.store.cancel(job_id, owner(), unstored=True)
-        raise WaitTimeout(f"{why}; it was cancelled, since a response that is not stored cannot be fetched later.")
-    raise WaitTimeout(still_running(job_id, why, stored=job.stored))
+    raise WaitTimeout(still_running(job_id, why, stored=job.stored, keyed=not may_cancel))
 
 
-def still_running(job_id: str, why: str, *, stored: bool) -> str:
-    """That a request is over and its job is not."""
-    if not stored:
-        return f"{why}; it goes on as {job_id}: only the same request with its Idempotency-Key can get the answer."
-    return f"{why}; it goes on as {job_id}: see GET /v1/jobs/{job_id}."
+def still_running(job_id: str, why: str, *, stored: bool, keyed: bool) -> str:
+    """That a request is over and its job is not. ``keyed``: whether an Idempotency-Key can get its answer."""
+    if stored:
+        return f"{why}; it goes on as {job_id}: see GET /v1/jobs/{job_id}."
+    return f"{why}; {unstored(job_id, keyed=keyed)}."
+
+
+def unstored(job_id: str, *, keyed: bool) -> str:
+    """What becomes of a job that its caller waits for no longer, and that cannot be looked up."""
+    if keyed:
+        return f"it goes on as {job_id}: only the same request with its Idempotency-Key can get the answer"
+    return "it is cancelled, since a response that is not stored cannot be fetched later"
 
 
 def relay(job: Job, render: Callable[[Job], Response]) -> Response:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import urllib.request
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -203,7 +204,8 @@ class LLMClient:
         assert isinstance(response, httpx2.Response)
         request_id = response.headers.get("x-request-id")
         # Also when the call is ended from outside: an LLM goes on for whoever is still connected.
-        with contextlib.closing(response), _broken_off(request_id):
+        with contextlib.ExitStack() as ending, _broken_off(request_id):
+            ending.enter_context(contextlib.closing(response))
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 response.read()
                 return _read(endpoint, response)
@@ -215,11 +217,16 @@ class LLMClient:
                 if reading.complete:
                     break
             answer = reading.answer()
-            with gevent.Timeout(_END_OF_STREAM, False), contextlib.suppress(httpx2.HTTPError):
-                for _ in payloads:
-                    pass
+            # Beside us: the answer is there, and nothing that ends the call now shall cost it.
+            gevent.spawn(_read_to_the_end, payloads, ending.pop_all())
         content = json.dumps(answer, separators=(",", ":")).encode("ascii")
         return _understand(endpoint, answer, content, response.status_code, request_id)
+
+
+def _read_to_the_end(payloads: Iterator[bytes], ending: contextlib.ExitStack) -> None:
+    """So that the connection can be used again."""
+    with ending, contextlib.suppress(httpx2.HTTPError, httpx2.StreamError):
+        gevent.with_timeout(_END_OF_STREAM, deque, payloads, 0, timeout_value=None)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,9 @@ class ChunkReading:
         choices = value.get("choices")
         if not isinstance(choices, list):
             raise LLMBadAnswer("A chunk of the LLM's stream has no choices.")
-        self._head |= {name: member for name, member in value.items() if name not in _OF_A_CHUNK}
+        for name, member in value.items():
+            if name not in _OF_A_CHUNK:
+                _replace(self._head, name, member)
         if value.get("usage") is not None:
             self._usage = value["usage"]
         for choice in choices:
@@ -135,8 +137,13 @@ class ChunkReading:
         known = self._choices.setdefault(index if isinstance(index, int) else 0, {})
         for name, value in choice.items():
             if name == "delta":
-                name = "message"
-            _accumulate(known, name, value)
+                _accumulate(known, "message", value)
+            elif name == "message" and "delta" in choice:
+                pass  # some repeat in it all that they have said so far
+            elif name in ("text", "logprobs") or isinstance(value, list):
+                _accumulate(known, name, value)
+            else:
+                _replace(known, name, value)
 
     def _finished(self, choice: dict[str, Any]) -> dict[str, Any]:
         finished = {"index": 0, **choice}
@@ -227,6 +234,12 @@ def _joined(value: Any) -> Any:
     return [_joined(item) for item in value] if isinstance(value, list) else value
 
 
+def _replace(known: dict[str, Any], name: str, value: Any) -> None:
+    """Keep the last that was said of it; some LLMs leave it empty in all chunks but one."""
+    if value or not known.get(name):
+        known[name] = value
+
+
 def _accumulate(known: dict[str, Any], name: str, value: Any) -> None:
     """Add a member of a chunk to what is known: texts and lists grow, objects do so member by member."""
     before = known.get(name)
@@ -242,12 +255,23 @@ def _accumulate(known: dict[str, Any], name: str, value: Any) -> None:
             before = known[name] = []
         for item in value:
             _extend(before, item)
-    elif not isinstance(value, str) or name in NAMES or name == "finish_reason":
+    elif not isinstance(value, str):
         known[name] = value
+    elif name in NAMES:
+        known[name] = before or value
     elif isinstance(before, _Text):
         before.pieces.append(value)
     else:
         known[name] = _Text(before, value) if isinstance(before, str) else value
+
+
+def begins_another(call: Mapping[str, Any], its_id: Any) -> bool:
+    """Whether a piece of a tool call belongs to another one than that with this id, though their ``index`` is the same:
+    some LLMs count their calls all as 0, or not at all. Others give each piece of one call an id of its own, but only
+    the first of them a name."""
+    function, call_id = call.get("function"), call.get("id")
+    named = isinstance(function, dict) and bool(function.get("name"))
+    return named and bool(call_id) and bool(its_id) and call_id != its_id
 
 
 def _extend(items: list[Any], item: Any) -> None:
@@ -255,8 +279,8 @@ def _extend(items: list[Any], item: Any) -> None:
     if not isinstance(index, int):
         items.append(item)
         return
-    found = next((one for one in items if isinstance(one, dict) and one.get("index") == index), None)
-    if found is None:
+    found = next((one for one in reversed(items) if isinstance(one, dict) and one.get("index") == index), None)
+    if found is None or begins_another(item, found.get("id")):
         found = {}
         items.append(found)
     for name, piece in item.items():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jobs.errors import LLMBadAnswer, LLMUnavailable, LLMUnreachable
+from worker.streaming import begins_another
 
 Event = dict[str, Any]
 
@@ -88,6 +89,8 @@ class _Call:
     """A function call whose arguments are being written."""
 
     index: int
+    #: As the LLM gave it.
+    id: Any
     pieces: list[str] = field(default_factory=list)
 
 
@@ -103,7 +106,9 @@ class ResponseStream:
         #: The message or reasoning that is being written, by its place in the output, and its text.
         self._open: int | None = None
         self._text: _Text | None = None
-        self._calls: dict[int, _Call] = {}
+        self._calls: list[_Call] = []
+        #: The newest of each index.
+        self._newest: dict[int, _Call] = {}
         self._usage: Any = None
         self._finish: Any = None
 
@@ -169,16 +174,17 @@ class ResponseStream:
     def _call(self, call: Mapping[str, Any], key: int) -> Iterator[Event]:
         """Go on with a function call, or begin it. All are open to the end: their pieces may come in turns."""
         function = _dict(call.get("function"))
-        if key not in self._calls:
+        written = self._newest.get(key)
+        if written is None or begins_another(call, written.id):
             if self._open is not None:
                 yield from self._close_item("completed")
             index = len(self._output)
-            self._calls[key] = _Call(index)
+            written = self._newest[key] = _Call(index, call.get("id"))
+            self._calls.append(written)
             call_id = call.get("id") or f"call_{self._number}{index:02x}"
             yield from self._add_item(
                 "function_call", call_id=str(call_id), name=str(function.get("name") or ""), arguments=""
             )
-        written = self._calls[key]
         arguments = function.get("arguments")
         # Some give the object itself.
         piece = arguments if isinstance(arguments, str) else "" if arguments is None else json.dumps(arguments)
@@ -203,7 +209,7 @@ class ResponseStream:
         if self._open is not None:
             last = self._open == len(self._output) - 1
             yield from self._close_item(status if last else "completed")
-        for call in self._calls.values():
+        for call in self._calls:
             last = call.index == len(self._output) - 1
             yield from self._close_call(call, status if last else "completed")
         response = {

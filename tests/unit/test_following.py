@@ -182,6 +182,79 @@ def test_a_live_stream_ends_when_its_worker_dies(store: JobStore, redis_client: 
     assert types(follower(store, held.job.id).read()) == [("created", 3), ("in_progress", 4), ("completed", 5)]
 
 
+def test_an_error_is_not_the_end(store: JobStore, redis_client: redis.Redis) -> None:
+    """Who goes on from the error that told of an attempt's end gets the final event also if no other attempt begins."""
+    held = response(store, background=True)
+    say(store, held, "in_progress", "output_text.delta")
+    live, deaf = follower(store, held.job.id), follower(store, held.job.id, after=2)
+    live.read()
+    lose_lease(redis_client, held.job.id)
+    store.upkeep.recover_lost()
+    ((kind, number),) = types(live.read())
+    assert (kind, number) == ("error", 4)
+    waiting = follower(store, held.job.id, after=number)
+    assert waiting.read() == b""
+    store.cancel(held.job.id, "ann")
+    for one in (waiting, follower(store, held.job.id, after=number)):
+        assert types(one.read()) == [("failed", 5)]
+        assert one.over
+    assert types(deaf.read()) == [("output_text.delta", 3), ("failed", 5)]
+    last = follower(store, held.job.id, after=5)
+    assert (last.read(), last.over) == (b"", True)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before the next", "after it"])
+@pytest.mark.parametrize("background", [False, True])
+def test_who_goes_on_within_an_attempt_hears_that_it_came_to_nothing(
+    store: JobStore, redis_client: redis.Redis, background: bool, begun: bool
+) -> None:
+    """A caller whose connection was cut, and who comes back with the number of a void event, is told so once."""
+    held = response(store, background=background)
+    say(store, held, "in_progress", "output_text.delta", "output_text.delta")
+    _, (_, heard), (_, last) = types(follower(store, held.job.id, after=2 * background - 1).read())
+    whole = follower(store, held.job.id, after=heard)
+    assert types(whole.read()) == [("output_text.delta", last)], "as long as it goes on there is nothing to be told"
+    lose_lease(redis_client, held.job.id)
+    store.upkeep.recover_lost()
+    if begun:
+        say(store, claim(store, held.job.id, "other"), "created", "output_text.delta")
+    back = follower(store, held.job.id, after=heard)
+    (error,) = events(back.read())
+    assert (error["code"], error["sequence_number"], back.over) == ("worker_crashed", last + 1, True)
+    assert "died in mid-stream" in error["message"]
+    on = follower(store, held.job.id, after=last + 1)
+    assert types(on.read()) == ([("created", last + 2), ("output_text.delta", last + 3)] if begun else [])
+
+
+def test_of_an_attempt_long_ago_the_cause_is_not_made_up(store: JobStore, redis_client: redis.Redis) -> None:
+    """When two attempts broke off between two readings, nobody is told that a worker died that did not."""
+    held = response(store)
+    say(store, held, "created")
+    one = follower(store, held.job.id)
+    one.read()
+    store.retry(held, attempt=1, attempts=[{"error_code": "llm_timeout"}], delay=0, keep_slot=True)
+    store.streams.begin(held)
+    say(store, held, "created")
+    again(store, redis_client, held)
+    back = follower(store, held.job.id, after=0)
+    for each in (one, back):
+        (error,) = events(each.read())
+        assert "broke off" in error["message"]
+        assert "died" not in error["message"]
+
+
+def test_a_final_event_comes_after_whatever_was_told(store: JobStore, redis_client: redis.Redis) -> None:
+    """A Redis that was killed may have lost its last second; who had been told of it hears of the end all the same."""
+    held = response(store)
+    say(store, held, "created", "output_text.delta", "output_text.delta")
+    one = follower(store, held.job.id)
+    one.read()
+    redis_client.xdel(queues.deltas_key(held.job.id), "3-0")
+    redis_client.hset(queues.job_key(held.job.id), "stream_next", 2)
+    store.complete(held, outcome(RESPONSE))
+    assert types(one.read()) == [("completed", 3)]
+
+
 def test_who_reads_slowly_hears_it_too(store: JobStore, redis_client: redis.Redis) -> None:
     """A follower that finds the next attempt begun, or even the job ended, has missed nothing of that news."""
     held = response(store)
@@ -318,6 +391,22 @@ def test_chunks_that_go_while_they_are_read_are_missed_aloud(store: JobStore, re
     one = follower(store, held.job.id)
     assert len(events(one.read())) == PAGE
     redis_client.delete(queues.deltas_key(held.job.id))
+    (error,) = events(one.read())
+    assert error["error"]["code"] == "stream_expired"
+    assert held.job.id in error["error"]["message"]
+    assert one.over
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_chunks_that_are_lost_are_missed_aloud(store: JobStore, redis_client: redis.Redis, told: int) -> None:
+    """A Redis that was killed may have lost some of them: a text with a hole in it is not told as if it had none."""
+    held = running(store, stream=True, request=BODY)
+    first, number = store.streams.begin(held)  # type: ignore[misc]
+    pieces = [Entry(number + at, "", b'{"choices":[]}', True) for at in range(4)]
+    one = follower(store, held.job.id)
+    store.streams.append(held, first, pieces[:told])
+    one.read()
+    store.streams.append(held, first, [piece for piece in pieces if piece.number != number + 1])
     (error,) = events(one.read())
     assert error["error"]["code"] == "stream_expired"
     assert held.job.id in error["error"]["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import gevent
 import httpx2
 import openai
 import pytest
@@ -251,6 +252,7 @@ def ask_for_a_stream(body: Chunks, endpoint: Any = RESPONSES, headers: Any = SSE
         try:
             answer = LLMClient(client).stream(endpoint, b'{"model":"m"}', told.append)
         finally:
+            gevent.wait(timeout=5)  # for what goes on beside the answer
             assert body.closed
             assert seen[0].content.startswith(b'{"stream":true')
     return answer, told
@@ -292,6 +294,25 @@ def test_what_is_complete_needs_no_end() -> None:
     """An LLM that breaks off behind its last event has answered."""
     answer, _ = ask_for_a_stream(Chunks(LAST, error=httpx2.ReadError("cut")))
     assert answer.status is JobStatus.COMPLETED
+
+
+def test_what_is_complete_does_not_wait_for_the_end() -> None:
+    """An LLM that keeps the connection open behind its last event has answered; it is left a moment later."""
+
+    class Held(Chunks):
+        def __iter__(self) -> Any:
+            yield LAST
+            gevent.sleep(60)
+
+    body = Held()
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, stream=body, headers=SSE))
+    with httpx2.Client(transport=transport) as http:
+        client = openai.OpenAI(api_key="k", base_url="http://llm/v1", max_retries=0, http_client=http)
+        answer = LLMClient(client).stream(RESPONSES, b'{"model":"m"}', lambda _: None)
+        assert answer.status is JobStatus.COMPLETED
+        assert not body.closed
+        gevent.wait(timeout=30)
+        assert body.closed
 
 
 @pytest.mark.parametrize("error", [httpx2.RemoteProtocolError("short"), httpx2.ReadTimeout("slow")])

@@ -119,6 +119,55 @@ def test_a_long_answer_is_not_copied_with_each_piece(piece: Callable[[str], dict
     assert "x" * 4096 * 3000 in json.dumps(answer)
 
 
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        (
+            [
+                choice(tool_calls=[{"index": 0, "id": "c", "type": "function", "function": {"name": "f"}}]),
+                choice(tool_calls=[{"index": 0, "id": "", "type": "", "function": {"name": "", "arguments": "{}"}}]),
+            ],
+            {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        ),
+        (
+            [
+                {**choice(content="He"), "message": {"role": "assistant", "content": "He"}},
+                {**choice(content="y"), "message": {"role": "assistant", "content": "Hey"}},
+            ],
+            {"content": "Hey"},
+        ),
+        (
+            [
+                choice(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}]),
+                choice(tool_calls=[{"index": 0, "id": "b", "function": {"name": "f", "arguments": '{"x":'}}]),
+                choice(tool_calls=[{"index": 0, "id": "c", "function": {"arguments": "2}"}}]),
+            ],
+            {
+                "tool_calls": [
+                    {"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}},
+                    {"id": "b", "function": {"name": "f", "arguments": '{"x":2}'}},
+                ]
+            },
+        ),
+    ],
+    ids=["empty in all pieces but one", "the whole so far beside each piece", "each call has the index 0"],
+)
+def test_llms_that_are_not_quite_openai_add_up(chunks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    """What some LLMs send besides, or leave out, does no harm to the answer."""
+    answer, _ = read(CHAT_COMPLETIONS, *map(chunk, chunks), chunk(choice(finish_reason="stop")), DONE)
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": None, "refusal": None} | expected
+
+
+def test_what_is_said_of_each_chunk_does_not_grow() -> None:
+    """Azure rates each piece and leaves the head empty in some: the last that was said stands."""
+    rated = {"content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}}
+    empty = b'{"id":"","object":"","created":0,"model":"","system_fingerprint":null,"choices":[]}'
+    parts = [{**choice(content="a"), **rated}, {**choice(content="b", finish_reason="stop"), **rated}]
+    answer, _ = read(CHAT_COMPLETIONS, empty, chunk(parts[0], system_fingerprint="fp"), empty, chunk(parts[1]), DONE)
+    assert (answer["id"], answer["created"], answer["system_fingerprint"]) == ("chatcmpl-1", 1, "fp")
+    assert answer["choices"][0]["content_filter_results"] == rated["content_filter_results"]
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_chunk_with_the_usage_goes_to_who_asked_for_it(asked: bool) -> None:
     """We ask the LLM for it in any case; it is passed on to those who did, too."""

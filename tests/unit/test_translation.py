@@ -409,6 +409,22 @@ def test_calls_that_come_in_turns_stay_apart() -> None:
     assert done == ["{}", "[]"]
 
 
+@pytest.mark.parametrize("index", [{"index": 0}, {}], ids=["all 0", "none"])
+def test_calls_that_share_an_index_stay_apart(index: dict[str, int]) -> None:
+    """Some LLMs do not count their calls: one begins with each new id that has a name. Others give the pieces of one
+    call ids of their own, without a name."""
+    made = events(
+        chunk({"tool_calls": [{**index, **call("c1", arguments='{"a":1}')}]}),
+        chunk({"tool_calls": [{**index, **call("c2", "other", '{"b"')}]}),
+        chunk({"tool_calls": [{**index, "id": "c3", "function": {"arguments": ":2}"}}]}),
+        chunk({}, "tool_calls"),
+    )
+    calls = [(one.call_id, one.name, one.arguments) for one in made[-1].response.output]
+    assert calls == [("c1", "weather", '{"a":1}'), ("c2", "other", '{"b":2}')]
+    done = [event.item.call_id for event in made if event.type == "response.output_item.done"]
+    assert done == ["c1", "c2"]
+
+
 def test_a_stream_that_is_cut_has_not_answered() -> None:
     """A stream that ends before its finish reason, or tells of an error, is worth another try."""
     for chunks in ([], [chunk({"content": "The"})]):
