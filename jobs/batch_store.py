@@ -14,6 +14,8 @@ from dataclasses import astuple, dataclass
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.commands.core import Script
+from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
@@ -28,6 +30,7 @@ from jobs.model import EMBEDDINGS, RESPONSES
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.settings import Settings
+from jobs.storage import ABANDONED_AFTER
 
 Arguments = list[bytes | str | int | float]
 #: How many jobs' results are read from Redis in one round trip, and about how many bytes of them.
@@ -103,8 +106,8 @@ class BatchStore:
         self.lease_seconds = rules.lease_seconds
         self._lease_ms = round(rules.lease_seconds * 1000)
 
-    def create(self, new: NewBatch) -> str:
-        """Make a batch, or find the one that its Idempotency-Key has made; answer its id.
+    def create(self, new: NewBatch) -> Batch:
+        """Make a batch, or find the one that its Idempotency-Key has made.
 
         Raises ``IdempotencyConflict``, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
         """
@@ -120,15 +123,29 @@ class BatchStore:
         if new.output_seconds is not None:
             args += ["output_ttl", new.output_seconds]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            step = self._scripts.batch_create
-            verdict, found = run_to_disk(self._client, step, args) if self._fsync else step(args=args)
+            try:
+                verdict, found, *made = self._make(self._scripts.batch_create, args)
+            except OutOfMemoryError:
+                # It was refused before it could look: who repeats a request must not hear that nothing was made.
+                known: Arguments = [idem, new.fingerprint, "batch"]
+                verdict, *about = self._make(self._scripts.known, known) if idem else (b"absent",)
+                if verdict == b"absent":
+                    raise
+                found = about[0]
+        if verdict == b"created":
+            # From what is known: asking Redis again could fail, and the caller would be told that nothing was made.
+            return new.as_batch(batch_id, int(made[0]) / 1000, window=self._window)
         if verdict == b"gone":
             raise NotFound("No file with this id found.", param="input_file_id")
         if verdict == b"conflict":
             raise IdempotencyConflict(
                 f"This Idempotency-Key was used for another request, which made the batch {found.decode()}."
             )
-        return str(found.decode())
+        return self.get(found.decode(), new.owner)
+
+    def _make(self, step: Script, args: Arguments) -> Any:
+        """Run a step that makes a batch; with ``fsync`` raise ``AcceptanceUnknown`` unless it is on disk in time."""
+        return run_to_disk(self._client, step, args) if self._fsync else step(args=args)
 
     def get(self, batch_id: str, owner: str) -> Batch:
         """The owner's batch. Raises ``NotFound``."""
@@ -246,7 +263,7 @@ class BatchStore:
 
     def ended_lines(self, batch: Batch, limit: int, size: int = 0) -> Iterator[EndedLine]:
         """Lines that have ended and stand in no part yet, a few read at a time: the fewer, the larger (``size``: in
-        bytes) they are."""
+        bytes) they are. Raises ``Fenced`` where they have come to stand in one meanwhile."""
         key = queues.batch_key(batch.id)
         with redis_errors():
             members = cast("list[bytes]", self._client.zrange(f"{key}:ended", 0, limit - 1))
@@ -260,7 +277,10 @@ class BatchStore:
                     else:
                         pipe.hmget(queues.job_key(member), ["custom_id", "status", "result", "error", "usage"])
                 found = pipe.execute()
-            yield from (_ended(member, values) for member, values in zip(some, found, strict=True))
+            for member, values in zip(some, found, strict=True):
+                if values is None or values == [None] * 5:
+                    raise Fenced(f"Lines of the batch {batch.id} stand in another worker's part.")
+                yield _ended(member, values)
 
     def close(self, held: HeldBatch, failure: Mapping[str, Any], limit: int = 100) -> int:
         """End some of the jobs that have not ended; answer how many are left."""
@@ -286,10 +306,14 @@ class BatchStore:
         fed, counts = (skipped, offset, number), astuple(usage)
         self._step(held, self._scripts.batch_part, name, held.batch.fed, *fed, *counts, *members)
 
-    def finalize(self, held: HeldBatch) -> Sequence[str] | None:
-        """Begin to put its files together; answer the names of its parts, or None if it is not that far."""
+    def finalize(self, held: HeldBatch, contents: Iterable[str] = ()) -> Sequence[str] | None:
+        """Begin to put its files together; answer the names of its parts, or None if it is not that far.
+
+        ``contents``: the keys under which the files are about to be written, which are reserved for that.
+        """
+        args: Arguments = [*self._claim(held), ABANDONED_AFTER * 1000, *contents]
         with redis_errors():
-            verdict, parts = self._scripts.batch_finalize(args=self._claim(held))
+            verdict, parts = self._scripts.batch_finalize(args=args)
         if verdict == b"fenced":
             raise _fenced(held)
         return None if verdict == b"unfinished" else [name.decode() for name in parts]

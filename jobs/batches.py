@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from jobs.batch_usage import BatchUsage
+from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.model import Endpoint
 
 
@@ -81,6 +81,23 @@ class NewBatch:
     idempotency_key: str | None = None
     fingerprint: str = ""
 
+    def as_batch(self, batch_id: str, created_at: float, *, window: int) -> Batch:
+        """The batch that it became (Unix seconds)."""
+        return Batch(
+            id=batch_id,
+            owner=self.owner,
+            status=BatchStatus.VALIDATING,
+            endpoint=self.endpoint,
+            input_file_id=self.input_file_id,
+            input_content=self.input_content,
+            window=window,
+            completion_window=self.completion_window,
+            created_at=created_at,
+            expires_at=created_at + self.window_seconds,
+            metadata=self.metadata,
+            output_seconds=self.output_seconds,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -98,30 +115,30 @@ class Batch:
     completion_window: str
     created_at: float
     expires_at: float
-    #: When it came into each state that it has been in, by OpenAI's names.
-    times: Mapping[str, float]
-    total: int
-    #: Lines that have become jobs, or have been told of as failed without.
-    fed: int
-    completed: int
-    failed: int
-    #: Where the next line to feed begins (bytes), and the number of the line before it.
-    offset: int
-    line: int
-    #: How it ends besides by itself: ``cancelled`` or ``expired``; else None.
-    ending: str | None
-    output_file_id: str | None
-    error_file_id: str | None
-    #: Why its file cannot be used: ``{code, message, line, param}`` each.
-    errors: tuple[Mapping[str, Any], ...]
     metadata: Mapping[str, str]
     output_seconds: int | None
+    #: When it came into each state that it has been in, by OpenAI's names.
+    times: Mapping[str, float] = field(default_factory=dict)
+    total: int = 0
+    #: Lines that have become jobs, or have been told of as failed without.
+    fed: int = 0
+    completed: int = 0
+    failed: int = 0
+    #: Where the next line to feed begins (bytes), and the number of the line before it.
+    offset: int = 0
+    line: int = 0
+    #: How it ends besides by itself: ``cancelled`` or ``expired``; else None.
+    ending: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    #: Why its file cannot be used: ``{code, message, line, param}`` each.
+    errors: tuple[Mapping[str, Any], ...] = ()
     #: Lines whose ``custom_id`` could only be guessed, where the guess is another line's; none but for a worker.
-    nameless: frozenset[int]
+    nameless: frozenset[int] = frozenset()
     #: What all lines ask for; None until the file was looked through, and where they ask for several.
-    model: str | None
+    model: str | None = None
     #: Of the lines whose results are written.
-    usage: BatchUsage
+    usage: BatchUsage = NO_USAGE
 
     @classmethod
     def from_record(cls, batch_id: str, record: Mapping[bytes, bytes | None]) -> Batch:

@@ -138,7 +138,7 @@ class FileStore:
     def reserve(self) -> str:
         """A new key for content that is about to be written; what lies under it is deleted if no file takes it within
         a day. Raises ``StoreFull``."""
-        content = f"files/{secrets.token_hex(16)}"
+        content = new_content()
         with redis_errors():
             self._scripts.file_reserve(args=[content, ABANDONED_AFTER * 1000])
         return content
@@ -261,7 +261,7 @@ class FileStore:
     def purge_expired(self, limit: int = 1000) -> int:
         """Delete contents whose files have expired or are deleted, or that no file has taken; answer how many.
 
-        One that the storage refuses to delete does not keep the others from it, and is raised; at the third it gives
+        One that the storage refuses to delete goes behind all others that are due, and is raised; at the third it gives
         up. Any number of processes may do this at once.
         """
         with redis_errors():
@@ -273,6 +273,10 @@ class FileStore:
                 done += 1
             except StorageUnavailable as error:
                 refusals.append(error)
+                with redis_errors():
+                    seconds, microseconds = self._client.time()
+                    behind = seconds * 1000 + microseconds // 1000
+                    self._client.zadd(queues.GARBAGE, {content: behind}, xx=True, gt=True)
                 if len(refusals) == _GIVE_UP_AFTER:
                     break
         if refusals:
@@ -288,6 +292,11 @@ class FileStore:
             self.storage.delete(content)
         with redis_errors():
             self._client.zrem(queues.GARBAGE, content)
+
+
+def new_content() -> str:
+    """A key for a content that nobody has; it must be reserved before the content is written."""
+    return f"files/{secrets.token_hex(16)}"
 
 
 def new_file_id() -> str:

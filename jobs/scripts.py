@@ -26,6 +26,8 @@ BATCH_ENDINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "expired": {"code": "batch_expired", "message": "The batch's completion_window ended before this line was done."},
 }
 MAX_STRIKES: Final = 3
+#: How long (seconds) the parts of a batch's results are kept beside the files that were made of them.
+PARTS_KEPT: Final = 24 * 3600
 #: How long (seconds) the pieces of text in a job's stream are kept after its end, for those who still read them.
 DELTAS_LINGER: Final = 60.0
 #: From then on it runs alone, so that the last strike is its own.
@@ -118,6 +120,7 @@ def _constants() -> str:
         "BATCH_EXPIRED_ERROR": json.dumps(BATCH_ENDINGS["expired"]),
         "CRASHED_CODE": CRASHED_ERROR["code"],
         "DELTAS_LINGER_MS": round(DELTAS_LINGER * 1000),
+        "PARTS_KEPT_MS": PARTS_KEPT * 1000,
         "SCHEMA_VERSION": SCHEMA_VERSION,
         "UNSTORED": queues.UNSTORED,
         "LINE": queues.LINE,

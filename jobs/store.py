@@ -133,7 +133,9 @@ class JobStore:
                 verdict, job_id, *made = self._make(self._scripts.create, args)
             except OutOfMemoryError:
                 # It was refused before it could look: who repeats a request must not hear that nothing was made.
-                verdict, *about = self._make(self._scripts.known, [idem, new.fingerprint]) if idem else (b"absent",)
+                verdict, *about = (
+                    self._make(self._scripts.known, [idem, new.fingerprint, "job"]) if idem else (b"absent",)
+                )
                 if verdict == b"absent":
                     raise
                 job_id, made = about[0], []
@@ -147,7 +149,9 @@ class JobStore:
     def known(self, owner: str, idempotency_key: str, fingerprint: str) -> Accepted | None:
         """The job that this Idempotency-Key has made; None if there is none. Raises ``IdempotencyConflict``."""
         with redis_errors():
-            verdict, *about = self._scripts.known(args=[_idempotency_record(owner, idempotency_key), fingerprint])
+            verdict, *about = self._scripts.known(
+                args=[_idempotency_record(owner, idempotency_key), fingerprint, "job"]
+            )
         if verdict == b"conflict":
             raise _conflict(about[0])
         return None if verdict == b"absent" else Accepted(about[0].decode(), None, None)

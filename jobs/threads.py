@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from gevent.threadpool import ThreadPool
 
@@ -24,5 +24,15 @@ class OffTheLoop:
         """Wait for the work, without holding up others."""
         if self._pool is None:  # threads belong to the loop of the process that uses them
             self._pool = ThreadPool(_THREADS)
-        result: T = self._pool.apply(work)
-        return result
+
+        def outcome() -> tuple[T | None, Exception | None]:
+            # gevent would print the traceback of what is raised in a thread, whoever handles it.
+            try:
+                return work(), None
+            except Exception as error:  # noqa: BLE001  # it is raised again, where the work is waited for
+                return None, error
+
+        result, error = self._pool.apply(outcome)
+        if error is not None:
+            raise error
+        return cast("T", result)

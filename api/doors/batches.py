@@ -36,7 +36,7 @@ def create() -> Response:
         raise InvalidRequest("A completion_window is at most 30 days long.", param="completion_window")
     key = idempotency_key()
     content = _content(body.input_file_id, repeated=key is not None)
-    batch_id = services().store.batches.create(
+    batch = services().store.batches.create(
         NewBatch(
             owner=owner(),
             endpoint=body.endpoint,
@@ -50,7 +50,7 @@ def create() -> Response:
             fingerprint=fingerprint_of(sent) if key is not None else "",
         )
     )
-    return _answer(batch_id)
+    return jsonify(batch_answer(batch))
 
 
 @blueprint.get("/v1/batches/<batch_id>")

@@ -1,9 +1,10 @@
 -- Make a batch; or answer with the one that the Idempotency-Key names already. ARGV: id, owner, idempotency key or '',
 -- fingerprint, window in ms, the input file, its content's key, then fields of the record. Refused by a full Redis.
--- The input file's content stays while a batch needs it, though its record may go. Answers {created | known | conflict | gone, id};
--- gone: there is no such file any more.
+-- The input file's content stays while a batch needs it, though its record may go. Answers {created, id, when it was made (ms)}
+-- or {known | conflict | gone, id}; gone: there is no such file any more.
 local id, owner, idem, fingerprint, window, input = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-if redis.call('EXISTS', batch_key(id)) == 1 then return {'created', id} end  -- a replay after a lost reply
+local made = redis.call('HGET', batch_key(id), 'created_at')
+if made then return {'created', id, tonumber(made)} end  -- a replay after a lost reply
 local gone = redis.call('HGET', file_key(input), 'content') ~= ARGV[7]
 if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
@@ -27,4 +28,4 @@ redis.call('ZADD', PREFIX .. 'batches:' .. owner, redis.call('INCR', key('batch-
 count_tokens(id, 1)
 redis.call('ZADD', key('batch-due'), at, id)
 purge(at, 4)
-return {'created', id}
+return {'created', id, at}

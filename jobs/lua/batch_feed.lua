@@ -1,6 +1,6 @@
 -- Make jobs of the next lines of a batch. ARGV: id, claim id, lease in ms, how many lines were fed before, the offset and the
--- number of the line behind these, then for each line five values: a job's id, its line, custom_id, message and fields of its
--- record (JSON: model and the rest but for the request) and request; or 'bad', its line and its error (JSON), and three ''.
+-- number of the line behind these, then for each line six values: a job's id, its line, custom_id, message, model and
+-- request; or 'bad', its line, its error (JSON), and three ''.
 -- Answers done, stop (it is being ended) or fenced.
 local id, claim, lease, before, offset, line = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local record = batch_key(id)

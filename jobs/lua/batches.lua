@@ -73,7 +73,7 @@ local function wake_batch(id, at)
   if redis.call('HEXISTS', batch_key(id), 'claim') == 1 then
     redis.call('HSET', batch_key(id), 'wake', 1)
   else
-    redis.call('ZADD', key('batch-due'), at, id)
+    redis.call('ZADD', key('batch-due'), 'LT', at, id)  -- not behind those that became due after it
   end
 end
 
@@ -121,7 +121,8 @@ local function end_batch(id, status, fields, at, ttl)
   count_bytes(id, 'ended_bytes', -tonumber(known[5] or 0))
   redis.call('DEL', record .. ':alive', record .. ':ended', record .. ':bad', record .. ':parts')
   redis.call('ZREM', key('batch-due'), id)
-  discard_content('batches/' .. id .. '/', at)  -- its parts
+  -- Its parts, not at once: a Redis that goes back in time (a backup, a failover) has a batch that needs them again.
+  discard_content('batches/' .. id .. '/', at + PARTS_KEPT_MS)
   local input = redis.call('HMGET', record, 'input', 'content')
   if redis.call('HINCRBY', key('file-uses'), input[1], -1) <= 0 then
     redis.call('HDEL', key('file-uses'), input[1])

@@ -22,6 +22,8 @@ CHUNK: Final = 1024 * 1024
 #: What a writer that died has left is taken away after so long (seconds): no upload or part of a batch takes longer.
 ABANDONED_AFTER: Final = 24 * 3600
 
+#: Where keys begin: contents of files, and parts of batches' results.
+FOLDERS: Final = ("files", "batches")
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
 _KEY: Final = re.compile(rf"{_PART}(/{_PART})+")
 _FOLDER: Final = re.compile(rf"{_PART}(/{_PART})*")

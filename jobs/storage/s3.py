@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from jobs.errors import ContentMissing
 from jobs.settings import Settings
-from jobs.storage import ABANDONED_AFTER, CHUNK, S3_SCHEME, checked_folder, checked_key, unavailable
+from jobs.storage import ABANDONED_AFTER, CHUNK, FOLDERS, S3_SCHEME, checked_folder, checked_key, unavailable
 
 _log = structlog.get_logger("promptq.storage")
 #: A part of a multipart upload, of which S3 takes 10,000: 50 GB. All but the last have one size (R2 wants that), the
@@ -106,11 +106,13 @@ class S3Storage:
         before, aborted = time.time() - older_than, 0
         with _errors("sweep"):
             pages = self._client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"].timestamp() < before:
-                        _abort(self._client, self._bucket, upload["Key"], upload["UploadId"])
-                        aborted += 1
+            # Without a prefix the bucket may be others' as well.
+            for folder in FOLDERS:
+                for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/"):
+                    for upload in page.get("Uploads", ()):
+                        if upload["Initiated"].timestamp() < before:
+                            _abort(self._client, self._bucket, upload["Key"], upload["UploadId"])
+                            aborted += 1
         return aborted
 
     def _name(self, key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from jobs.batch_store import BatchRules, BatchStore, Fenced, HeldBatch
 from jobs.batch_usage import BatchUsage
 from jobs.batches import BatchStatus, NewBatch
 from jobs.broker import MessageMaker
-from jobs.errors import NotFound
-from jobs.files import FileStore, NewFile
+from jobs.errors import IdempotencyConflict, NotFound, StoreFull
+from jobs.files import FileStore, NewFile, new_content
 from jobs.model import CHAT_COMPLETIONS, Claim, JobStatus, Outcome
 from jobs.redis_clients import worker_client
 from jobs.scripts import BATCH_ENDINGS, Scripts
 from jobs.settings import Settings
 from jobs.storage.directory import DirectoryStorage
 from jobs.store import JobStore
+from tests.processes import eventually, redis_server
 from tests.unit.making import check_batches, check_invariants
 
 BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
@@ -224,10 +226,74 @@ def test_a_batch_that_was_let_go_comes_back_when_something_happens(desk: Desk) -
     assert woken.batch.id == other.batch.id
 
 
+def test_a_batch_that_is_due_keeps_its_place(desk: Desk) -> None:
+    """Whatever happens to it meanwhile: others that became due later come later."""
+    first, second = desk.begun(2), desk.begun(2)
+    assert desk.batches.feed(first, [a_line(1), a_line(2)], offset=1, number=2)
+    desk.batches.release(first, due_in=0)
+    desk.batches.release(second, due_in=0.001)
+    finish_jobs(desk)
+    claimed = eventually(desk.batches.claim)
+    assert claimed.batch.id == first.batch.id
+
+
+def test_a_batch_is_told_as_it_was_made_without_asking_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its maker's answer depends on one step: a Redis that goes away behind it leaves no doubt about the batch."""
+    file_id, content = desk.upload()
+    new = NewBatch(
+        "ann", CHAT_COMPLETIONS, file_id, content, "60s", 60, metadata={"a": "b"}, output_seconds=7, idempotency_key="k"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.batches, "get", None)
+        made = desk.batches.create(new)
+    assert made == desk.batches.get(made.id, "ann")
+    assert desk.batches.create(new) == made
+
+
+def test_a_full_redis_knows_which_batch_a_key_has_made(tmp_path: Path, messages: MessageMaker) -> None:
+    """Who repeats a request does not hear that nothing was made; and what was accepted comes to its end."""
+    with redis_server(tmp_path / "redis") as url:
+        client = worker_client(Settings(redis_url=url))
+        desk = Desk(client, messages, tmp_path)
+        file_id, content = desk.upload()
+        new = NewBatch("ann", CHAT_COMPLETIONS, file_id, content, "60s", 60, idempotency_key="k")
+        made = desk.batches.create(new)
+        client.config_set("maxmemory", 1)
+        assert desk.batches.create(new) == made
+        with pytest.raises(IdempotencyConflict):
+            desk.batches.create(replace(new, fingerprint="other"))
+        for another in (replace(new, idempotency_key="other"), replace(new, idempotency_key=None)):
+            with pytest.raises(StoreFull):
+                desk.batches.create(another)
+        held = desk.batches.claim()
+        assert held is not None
+        desk.batches.begin(held, 0)
+        contents = [new_content(), new_content()]
+        assert desk.batches.finalize(held, contents) == []
+        assert {content.decode() for content in client.zrange(queues.GARBAGE, 0, -1)} > set(contents)
+        desk.batches.end(held, BatchStatus.COMPLETED, {"out": (contents[0], 0)})
+        assert desk.batches.get(made.id, "ann").status is BatchStatus.COMPLETED
+        client.close()
+
+
+def test_lines_that_went_into_anothers_part_meanwhile_are_nobodys_here(desk: Desk) -> None:
+    """Who reads on after its claim is lost is fenced, and does not stumble over what is gone."""
+    held = desk.begun(2)
+    assert desk.batches.feed(held, [a_line(1), BadLine(2, None, "bad", "It is bad.")], offset=1, number=2)
+    finish_jobs(desk)
+    ended = f"{queues.batch_key(held.batch.id)}:ended"
+    (job_id,) = (member.decode() for member in desk.redis.zrange(ended, 0, -1) if not member.startswith(b"bad:"))
+    for gone in (queues.job_key(job_id), f"{queues.batch_key(held.batch.id)}:bad"):
+        desk.redis.delete(gone)
+        with pytest.raises(Fenced):
+            list(desk.batches.ended_lines(held.batch, 10))
+        desk.redis.zrem(ended, job_id)
+
+
 def test_a_batch_whose_time_is_over_is_told_so(desk: Desk) -> None:
     """It is due then, whatever it waits for."""
     file_id, content = desk.upload()
-    batch_id = desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, "0s", 0))
+    batch_id = desk.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, "0s", 0)).id
     held = desk.batches.claim()
     assert held is not None
     assert (held.batch.id, held.batch.ending) == (batch_id, "expired")

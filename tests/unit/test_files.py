@@ -318,6 +318,21 @@ def test_one_refusal_holds_up_no_others(files: FileStore, storage: Fragile, redi
     assert storage.asked == 3
 
 
+def test_what_is_refused_for_good_holds_up_nothing_else(
+    files: FileStore, storage: Fragile, redis_client: redis.Redis
+) -> None:
+    """Contents that can never be deleted, however many, are asked for behind all others from then on."""
+    contents = [written(files) for _ in range(20)]
+    make_due(redis_client, *contents)
+    storage.refused = frozenset(sorted(contents)[:5])
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable):
+            files.purge_expired()
+    assert kept(storage) == storage.refused
+    storage.refused = frozenset()
+    assert files.purge_expired() == 5
+
+
 def test_a_folder_of_contents_is_deleted_as_a_whole(
     files: FileStore, storage: Fragile, redis_client: redis.Redis
 ) -> None:

@@ -197,11 +197,12 @@ def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
 
 
 class Uploads:
-    """A client of a store that has two unfinished uploads: moto's server gives them all one date."""
+    """A client of a store that has some unfinished uploads: moto's server gives them all one date."""
 
     def __init__(self) -> None:
         now = datetime.now(UTC)
-        self.uploads = {"young": now - timedelta(hours=23), "old": now - timedelta(hours=25)}
+        hours = {"files/young": 23, "files/old": 25, "batches/b/old": 25, "another-applications/old": 25}
+        self.uploads = {name: now - timedelta(hours=passed) for name, passed in hours.items()}
 
     def get_paginator(self, name: str) -> Uploads:
         """The one that lists them."""
@@ -210,23 +211,24 @@ class Uploads:
 
     def paginate(self, **where: str) -> list[dict[str, object]]:
         """All of them, on a page each."""
-        assert where == {"Bucket": "bucket", "Prefix": "prefix/"}
+        assert where["Bucket"] == "bucket"
         return [
-            {"Uploads": [{"Key": f"prefix/{name}", "UploadId": name, "Initiated": begun}]}
-            for name, begun in self.uploads.items()
+            {"Uploads": [{"Key": name, "UploadId": name, "Initiated": begun}]}
+            for name, begun in list(self.uploads.items())
+            if name.startswith(where["Prefix"])
         ] + [{}]
 
     def abort_multipart_upload(self, **which: str) -> None:
         """Forget one."""
-        assert which == {"Bucket": "bucket", "Key": f"prefix/{which['UploadId']}", "UploadId": which["UploadId"]}
+        assert which == {"Bucket": "bucket", "Key": which["UploadId"], "UploadId": which["UploadId"]}
         del self.uploads[which["UploadId"]]
 
 
 def test_only_old_uploads_are_aborted() -> None:
-    """A sweep of a bucket leaves alone what was begun less than a day ago."""
+    """A sweep of a bucket leaves alone what was begun less than a day ago, and what is not ours."""
     client = Uploads()
-    assert S3Storage(client, "bucket", "prefix").sweep() == 1
-    assert set(client.uploads) == {"young"}
+    assert S3Storage(client, "bucket", "").sweep() == 2
+    assert set(client.uploads) == {"files/young", "another-applications/old"}
 
 
 # --- A storage that fails --------------------------------------------------------------------------------------------

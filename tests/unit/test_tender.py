@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from gevent import GreenletExit
 
 from jobs import queues
 from jobs.batch_load import Load
 from jobs.batch_store import BatchRules, Fenced
 from jobs.batches import BatchStatus, NewBatch
 from jobs.broker import MessageMaker
+from jobs.errors import StorageUnavailable
 from jobs.files import NewFile
 from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, Endpoint
 from jobs.redis_clients import worker_client
@@ -54,7 +57,7 @@ class Bench:
             sink.write(content)
         new = NewFile(owner="ann", filename="a", purpose="batch", size=len(content), content=key, lifetime=3600)
         file = files.create(new)
-        return self.desk.batches.create(NewBatch("ann", endpoint, file.id, key, f"{window}s", window))
+        return self.desk.batches.create(NewBatch("ann", endpoint, file.id, key, f"{window}s", window)).id
 
     def load(self, batch_id: str) -> Load:
         return self.desk.batches.load(self.desk.batches.get(batch_id, "ann"))
@@ -210,6 +213,65 @@ def test_results_that_somebody_has_taken_away_end_the_batch(bench: Bench) -> Non
         pass
     batch = bench.desk.batches.get(batch_id, "ann")
     assert (batch.status, batch.errors[0]["code"]) == (BatchStatus.FAILED, "results_lost")
+
+
+def test_what_cannot_be_finished_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that takes the one file and not the other is not filled with copies of the first, try by try."""
+    batch_id, tender = bench.start(lines(1) + b"broken\n"), bench.tender()
+    storage = bench.desk.files.storage
+    write, begun = storage.writer, list[str]()
+
+    def full(key: str) -> Any:
+        begun.append(key)
+        if key.startswith("files/") and sum(one.startswith("files/") for one in begun) % 2 == 0:
+            raise StorageUnavailable("The file storage is full.")
+        return write(key)
+
+    assert tender.turn()
+    finish_jobs(bench.desk)
+    before = set(storage.keys("files"))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "writer", full)
+        for _ in range(3):
+            bench.desk.redis.zadd(queues.BATCH_DUE, {batch_id: 1})
+            assert tender.turn()
+    assert sum(key.startswith("files/") for key in begun) == 6
+    assert set(storage.keys("files")) == before
+    assert bench.status(batch_id) is BatchStatus.FINALIZING
+    bench.desk.redis.zadd(queues.BATCH_DUE, {batch_id: 1})
+    assert tender.turn()
+    assert bench.status(batch_id) is BatchStatus.COMPLETED
+    assert len(bench.results(batch_id)) == 2
+
+
+def test_parts_outlive_their_batch_for_a_day(bench: Bench) -> None:
+    """A Redis that goes back in time, to a backup or by a failover, has a batch that needs them again."""
+    batch_id, tender = bench.start(lines(2)), bench.tender()
+    assert tender.turn()
+    finish_jobs(bench.desk)
+    assert tender.turn()
+    assert bench.status(batch_id) is BatchStatus.COMPLETED
+    bench.desk.files.purge_expired()
+    assert len(bench.parts(batch_id)) == 1
+    due = bench.desk.redis.zscore(queues.GARBAGE, f"batches/{batch_id}/")
+    assert due == pytest.approx((time.time() + 24 * 3600) * 1000, abs=60_000)
+    bench.desk.redis.zadd(queues.GARBAGE, {f"batches/{batch_id}/": 1})
+    bench.desk.files.purge_expired()
+    assert bench.parts(batch_id) == []
+
+
+def test_a_worker_that_stops_in_mid_step_lets_go(bench: Bench) -> None:
+    """Another one need not wait for the lease to run out."""
+
+    def ended() -> None:
+        raise GreenletExit
+
+    batch_id = bench.start(lines(4))
+    with pytest.raises(GreenletExit):
+        bench.tender(breathe=ended).turn()
+    assert bench.status(batch_id) is BatchStatus.VALIDATING
+    assert bench.tender().turn()
+    assert bench.status(batch_id) is BatchStatus.IN_PROGRESS
 
 
 def test_a_great_many_blank_lines_hold_nobody_up(bench: Bench) -> None:

@@ -22,7 +22,8 @@ def test_a_disk_that_hangs_holds_up_no_lookup_of_hosts() -> None:
     assert [one.get(timeout=10) for one in blocked] == [True] * 30
 
 
-def test_an_error_of_the_work_is_the_callers() -> None:
-    """It is raised where the result was waited for."""
+def test_an_error_of_the_work_is_the_callers(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is raised where the result was waited for, and told of nowhere else: a traceback may name what is private."""
     with pytest.raises(ZeroDivisionError):
         OffTheLoop()(lambda: 1 / 0)
+    assert capfd.readouterr().err == ""

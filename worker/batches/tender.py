@@ -20,7 +20,7 @@ from jobs.batch_store import BatchStore, Fenced, HeldBatch
 from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.batches import Batch, BatchStatus
 from jobs.errors import ContentMissing, StoreFull, Unavailable
-from jobs.files import FileStore
+from jobs.files import FileStore, new_content
 from jobs.scripts import BATCH_ENDINGS
 from jobs.storage import Sink
 from worker.batches.results import is_output, result_line, unfed_line
@@ -123,6 +123,11 @@ class Tender:
             except Exception:  # noqa: BLE001  # another try may go well; the log has it
                 _log.exception("batch.crashed", status=held.batch.status.value)
                 self.batches.release(held, due_in=30)
+            except BaseException:
+                # This worker stops in the middle of a step: another one need not wait for the lease.
+                with contextlib.suppress(Unavailable):
+                    self.batches.release(held, due_in=0)
+                raise
         return True
 
     @property
@@ -173,9 +178,10 @@ class Tender:
                 raise
         if self._gather(held):
             return True
-        parts = self.batches.finalize(held)
+        contents = {kind: new_content() for kind in ("out", "err")}
+        parts = self.batches.finalize(held, contents.values())
         if parts is not None:
-            self._finish(held, parts)
+            self._finish(held, parts, contents)
         return False
 
     def _validate(self, held: HeldBatch) -> None:
@@ -317,23 +323,31 @@ class Tender:
                 gathering.flush()
         return f"{number}:{counts['out']}:{counts['err']}"
 
-    def _finish(self, held: HeldBatch, parts: Sequence[str]) -> None:
-        """Put the files together and end the batch."""
+    def _finish(self, held: HeldBatch, parts: Sequence[str], contents: Mapping[str, str]) -> None:
+        """Put the files together, under these keys, and end the batch."""
         batch = held.batch
-        files: dict[str, tuple[str, int]] = {}
-        for kind, position in (("out", 1), ("err", 2)):
-            keys = [_part_key(batch, name, kind) for name in parts if int(name.split(":")[position])]
-            if keys:
-                content = self.files.reserve()
-                try:
-                    files[kind] = content, self._join(held, keys, content)
-                except ContentMissing:
-                    # Somebody has been at the storage: no try will bring it back.
-                    _log.error("batch.part_missing")
-                    self.batches.fail(held, [_RESULTS_LOST])
-                    return
-        status = BatchStatus(batch.ending or BatchStatus.COMPLETED)
-        self.batches.end(held, status, files)
+        with contextlib.ExitStack() as made:
+            # What was made is of no use if the rest cannot be: each try would leave it once more.
+            files: dict[str, tuple[str, int]] = {}
+            try:
+                for kind, position in (("out", 1), ("err", 2)):
+                    keys = [_part_key(batch, name, kind) for name in parts if int(name.split(":")[position])]
+                    if keys:
+                        made.callback(self.files.forget, contents[kind])
+                        files[kind] = contents[kind], self._join(held, keys, contents[kind])
+            except ContentMissing:
+                # Somebody has been at the storage: no try will bring it back.
+                _log.error("batch.part_missing")
+                self.batches.fail(held, [_RESULTS_LOST])
+                return
+            status = BatchStatus(batch.ending or BatchStatus.COMPLETED)
+            try:
+                self.batches.end(held, status, files)
+            except Unavailable:
+                # It may have ended all the same, and then these are its files.
+                made.pop_all()
+                raise
+            made.pop_all()
         _log.info(
             "batch.ended",
             status=status.value,
