@@ -91,7 +91,7 @@ def unstored(job_id: str, *, keyed: bool) -> str:
     """What becomes of a job that its caller waits for no longer, and that cannot be looked up."""
     if keyed:
         return f"it goes on as {job_id}: only the same request with its Idempotency-Key can get the answer"
-    return "it is cancelled, since a response that is not stored cannot be fetched later"
+    return "it is given up, since a response that is not stored cannot be fetched later"
 
 
 def relay(job: Job, render: Callable[[Job], Response]) -> Response:

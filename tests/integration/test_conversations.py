@@ -185,7 +185,7 @@ def test_what_is_not_stored_ends_with_its_callers_wait(alice: httpx2.Client, sma
     answer = alice.post(RESPONSES, json={"model": "sim-hang", "input": prompt, "store": False, "stream": streamed})
     assert answer.status_code == 504
     assert "GET /v1" not in answer.json()["error"]["message"]
-    assert "cancelled, since a response that is not stored cannot be fetched later" in answer.json()["error"]["message"]
+    assert "given up, since a response that is not stored cannot be fetched later" in answer.json()["error"]["message"]
     eventually(lambda: small.stats()["aborted"], lambda count: count > aborted, within=5)
     headers, prompt = {"Idempotency-Key": uuid.uuid4().hex}, unique()
     body = {"model": "sim-slow-2", "input": prompt, "store": False}

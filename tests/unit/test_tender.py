@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -19,7 +20,7 @@ from jobs.batch_load import Load
 from jobs.batch_store import BatchRules, Fenced
 from jobs.batches import BatchStatus, NewBatch
 from jobs.broker import MessageMaker
-from jobs.errors import StorageUnavailable
+from jobs.errors import StorageUnavailable, StoreUnavailable
 from jobs.files import NewFile
 from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, Endpoint
 from jobs.redis_clients import worker_client
@@ -242,6 +243,30 @@ def test_what_cannot_be_finished_leaves_nothing_behind(bench: Bench, monkeypatch
     assert tender.turn()
     assert bench.status(batch_id) is BatchStatus.COMPLETED
     assert len(bench.results(batch_id)) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(Fenced, 0), (StoreUnavailable("No reply."), 1), (GreenletExit, 1)],
+    ids=["no", "unknown", "cut"],
+)
+def test_files_go_only_if_they_are_certainly_nobodys(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Any, kept: int
+) -> None:
+    """A batch whose end had no reply may have ended, and then they are its results."""
+    batch_id, tender = bench.start(lines(1)), bench.tender()
+    assert tender.turn()
+    finish_jobs(bench.desk)
+    before = set(bench.desk.files.storage.keys("files"))
+
+    def end(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, contextlib.suppress(GreenletExit):
+        patch.setattr(bench.desk.batches, "end", end)
+        tender.turn()
+    assert bench.status(batch_id) is BatchStatus.FINALIZING
+    assert len(set(bench.desk.files.storage.keys("files")) - before) == kept
 
 
 def test_parts_outlive_their_batch_for_a_day(bench: Bench) -> None:

@@ -326,9 +326,9 @@ class Tender:
     def _finish(self, held: HeldBatch, parts: Sequence[str], contents: Mapping[str, str]) -> None:
         """Put the files together, under these keys, and end the batch."""
         batch = held.batch
+        files: dict[str, tuple[str, int]] = {}
         with contextlib.ExitStack() as made:
             # What was made is of no use if the rest cannot be: each try would leave it once more.
-            files: dict[str, tuple[str, int]] = {}
             try:
                 for kind, position in (("out", 1), ("err", 2)):
                     keys = [_part_key(batch, name, kind) for name in parts if int(name.split(":")[position])]
@@ -340,14 +340,14 @@ class Tender:
                 _log.error("batch.part_missing")
                 self.batches.fail(held, [_RESULTS_LOST])
                 return
-            status = BatchStatus(batch.ending or BatchStatus.COMPLETED)
-            try:
-                self.batches.end(held, status, files)
-            except Unavailable:
-                # It may have ended all the same, and then these are its files.
-                made.pop_all()
-                raise
-            made.pop_all()
+            # From here on they may be the batch's files, whatever becomes of the reply.
+            forgetting = made.pop_all()
+        status = BatchStatus(batch.ending or BatchStatus.COMPLETED)
+        try:
+            self.batches.end(held, status, files)
+        except Fenced:
+            forgetting.close()
+            raise
         _log.info(
             "batch.ended",
             status=status.value,
