@@ -32,8 +32,9 @@ class KeyRing:
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
         if self._file is not None:
-            self._from_file = parse_keys(self._file.read_text().splitlines())
+            # First: what changes in between is read again.
             self._stamp = _stamp(self._file)
+            self._from_file = parse_keys(self._file.read_text().splitlines())
 
     def owner_of(self, request: Request) -> str:
         """The owner whose key the request carries. Raises ``Unauthorized``; or ``Forbidden`` on an open server that a

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.commands.core import Script
 from redis.exceptions import OutOfMemoryError
 
@@ -27,6 +28,7 @@ from jobs.durability import run_to_disk
 from jobs.errors import AcceptanceUnknown, BatchNotCancellable, IdempotencyConflict, NotFound
 from jobs.files import BATCH_OUTPUT, DEFAULT_LIFETIME
 from jobs.model import EMBEDDINGS, RESPONSES
+from jobs.moments import read_at_once
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.settings import Settings
@@ -219,15 +221,16 @@ class BatchStore:
         """How much of it is in Redis now, and of all batches."""
         key = queues.batch_key(batch.id)
         names = ["alive_bytes", "ended_bytes", "completed", "failed", "told_bytes"]
-        # At one moment: the numbers belong together.
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+
+        def ask(pipe: Pipeline) -> None:
             pipe.zcard(f"{key}:ended")
             pipe.zcard(f"{key}:alive")
             pipe.hmget(key, names)
             pipe.get(queues.BATCH_BYTES)
             # Each batch that has not ended is due at some time.
             pipe.zcard(queues.BATCH_DUE)
-            ended, alive, values, all_bytes, batches = pipe.execute()
+
+        ended, alive, values, all_bytes, batches = read_at_once(self._client, ask)
         alive_bytes, ended_bytes, completed, failed, told_bytes = (int(value or 0) for value in values)
         return Load(
             window=batch.window,

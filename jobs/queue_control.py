@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
+from redis.client import Pipeline
 
 from jobs import queues
+from jobs.moments import read_at_once
 from jobs.queues import QueueName
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
@@ -62,20 +64,24 @@ class QueueControl:
 
     def state(self, name: QueueName) -> QueueState:
         """One queue."""
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+
+        def ask(pipe: Pipeline) -> None:
             pipe.sismember(queues.PAUSED, name)
             pipe.zcard(queues.waiting_key(name))
             pipe.zcard(queues.backlog_key(name))
             pipe.zcard(queues.held_key(name))
             pipe.zrange(queues.waiting_key(name), 0, 0)
-            paused, waiting, backlog, held, first = pipe.execute()
-            created = since = None
-            if first:
-                pipe.hget(queues.job_key(first[0].decode()), "created")
-                pipe.zscore(queues.backlog_key(name), first[0])
-                pipe.zscore(queues.held_key(name), first[0])
-                created, counted, kept = pipe.execute()
-                since = counted or kept
+
+        def ask_of_the_first(pipe: Pipeline) -> None:
+            pipe.hget(queues.job_key(first[0].decode()), "created")
+            pipe.zscore(queues.backlog_key(name), first[0])
+            pipe.zscore(queues.held_key(name), first[0])
+
+        paused, waiting, backlog, held, first = read_at_once(self._client, ask)
+        created = since = None
+        if first:
+            created, counted, kept = read_at_once(self._client, ask_of_the_first)
+            since = counted or kept
         return QueueState(
             name=name,
             paused=bool(paused),
@@ -88,7 +94,8 @@ class QueueControl:
     def totals(self) -> Totals:
         """What waits, runs and is scheduled, and what has ended so far."""
         names = (*queues.QUEUES, queues.WEBHOOKS)
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+
+        def ask(pipe: Pipeline) -> None:
             pipe.time()
             pipe.hgetall(queues.ENDED)
             pipe.info("memory")
@@ -97,7 +104,9 @@ class QueueControl:
             for name in names:
                 pipe.zcard(queues.backlog_key(name))
             pipe.llen(queues.backlog_key(queues.BATCHES))
-            (seconds, micros), ended, info, in_flight, scheduled, webhooks, dead, *lengths = pipe.execute()
+
+        found = read_at_once(self._client, ask)
+        (seconds, micros), ended, info, in_flight, scheduled, webhooks, dead, *lengths = found
         return Totals(
             now=seconds + micros / 1e6,
             backlogs=dict(zip((*names, queues.BATCHES), lengths, strict=True)),

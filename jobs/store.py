@@ -147,11 +147,11 @@ class JobStore:
         return Accepted(new.id, new.as_job(created_ms / 1000), None if rank < 0 else rank + 1)
 
     def known(self, owner: str, idempotency_key: str, fingerprint: str) -> Accepted | None:
-        """The job that this Idempotency-Key has made; None if there is none. Raises ``IdempotencyConflict``."""
-        with redis_errors():
-            verdict, *about = self._scripts.known(
-                args=[_idempotency_record(owner, idempotency_key), fingerprint, "job"]
-            )
+        """The job that this Idempotency-Key has made; None if there is none. Raises ``IdempotencyConflict``, or
+        ``AcceptanceUnknown`` as ``create`` does."""
+        args: Arguments = [_idempotency_record(owner, idempotency_key), fingerprint, "job"]
+        with redis_errors(lost_reply=AcceptanceUnknown):
+            verdict, *about = self._make(self._scripts.known, args)
         if verdict == b"conflict":
             raise _conflict(about[0])
         return None if verdict == b"absent" else Accepted(about[0].decode(), None, None)
@@ -168,13 +168,16 @@ class JobStore:
         Raises ``NotFound``, ``NotRetryable``, ``StoreFull``, or ``AcceptanceUnknown`` if the reply was lost on the way.
         """
         before = self.get(job_id, owner, fields=())
-        if before.retried_as is not None and self._exists(before.retried_as):
-            # Also of a full Redis, which would refuse to be asked to make one.
-            return Accepted(before.retried_as, None, None)
         new_id = new_job_id(before.endpoint)
         message = self._messages.message(new_id, before.queue, trace)
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message, trace or ""])
+            try:
+                verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message, trace or ""])
+            except OutOfMemoryError:
+                # It was refused before it could look.
+                if before.retried_as is None or not self._exists(before.retried_as):
+                    raise
+                return Accepted(before.retried_as, None, None)
         if verdict == b"gone":
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         if verdict == b"newer":

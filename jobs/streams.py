@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from jobs import queues
 from jobs.errors import NotFound
 from jobs.model import Claim, Job, JobStatus, NewJob
+from jobs.moments import read_at_once
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 
@@ -84,11 +86,13 @@ class Streams:
         """What the stream of the owner's job holds after this number, a page of it at most. Raises ``NotFound``."""
         since = f"{after + 2}-0"
         names = ("owner", "status", "stream", "stream_first", "stream_next", "stream_broke")
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+
+        def ask(pipe: Pipeline) -> None:
             pipe.hmget(queues.job_key(job_id), names)
             pipe.xrange(queues.stream_key(job_id), min=since, count=PAGE)
             pipe.xrange(queues.deltas_key(job_id), min=since, count=PAGE)
-            (its_owner, status, stream, first, following, broke), events, deltas = pipe.execute()
+
+        (its_owner, status, stream, first, following, broke), events, deltas = read_at_once(self._client, ask)
         if its_owner is None or its_owner != owner.encode():
             raise NotFound(f"No job with id '{job_id}' found.", param="id")
         entries = [*_entries(events, delta=False), *_entries(deltas, delta=True)]

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import ResponseError
 
 from jobs import queues
 from jobs.broker import MessageMaker
+from jobs.moments import read_at_once
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 
@@ -108,12 +110,14 @@ class Upkeep:
 
     def queue_state(self, queue: str) -> tuple[int, int, int]:
         """Of a queue: how many jobs wait, how many messages tell of them, the highest number claimed."""
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+
+        def ask(pipe: Pipeline) -> None:
             pipe.zcard(queues.waiting_key(queue))
             pipe.llen(queues.celery_queue(queue))
             pipe.llen(queues.held_messages_key(queue))
             pipe.get(queues.claimed_key(queue))
-            waiting, messages, held, claimed = pipe.execute()
+
+        waiting, messages, held, claimed = read_at_once(self._client, ask)
         return int(waiting), int(messages) + int(held), int(claimed or 0)
 
     def repair(self, job_id: str, queue: str, seen: int) -> bool:

@@ -6,19 +6,25 @@ import json
 import subprocess
 import sys
 import threading
+from typing import Final
 
 import structlog
 
 from worker.runner import Ran
 
 _log = structlog.get_logger("promptq.worker")
+#: How many may wait for their turn, each in a slot that others need: a job that kills its worker may have had a great
+#: many neighbours. The scheduler sends the messages of the rest again, for as long as they wait.
+_IN_LINE: Final = 4
 
 
 class Alone:
-    """Starts ``worker.alone`` for a job; the others that must run alone wait for their turn in their slots."""
+    """Starts ``worker.alone`` for a job; a few others that must run alone wait for their turn in their slots."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
+        #: Those that run or wait here.
+        self._here: set[str] = set()
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 
@@ -28,8 +34,20 @@ class Alone:
     def run(self, job_id: str) -> Ran | None:
         """Run the job and answer how it went; ``crashed`` if its process died, which costs the job its lease.
 
-        None: the worker stops, and the job was not begun.
+        ``held``: it is at that already. ``later``: too many wait, and it waits on in its queue. None: the worker stops,
+        and the job was not begun.
         """
+        if job_id in self._here:
+            return Ran("held")
+        if len(self._here) > _IN_LINE:
+            return Ran("later")
+        self._here.add(job_id)
+        try:
+            return self._run(job_id)
+        finally:
+            self._here.discard(job_id)
+
+    def _run(self, job_id: str) -> Ran | None:
         with self._turn:
             if self._stopped:
                 return None

@@ -10,17 +10,24 @@ buffer" too, says a comment in ``celery/worker/consumer/events.py``. Here it doe
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import gevent
+import structlog
 from celery import bootsteps
 from celery.worker import loops, state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.events import Events
 from celery.worker.consumer.heart import Heart
 from gevent.event import Event
+from kombu.transport.redis import Channel
+from redis.exceptions import OutOfMemoryError
 
 from jobs.queues import BULK, celery_queue
+
+_log = structlog.get_logger("promptq.worker")
 
 #: How long (seconds) an event may wait for others to go with it.
 _GATHER = 0.5
@@ -29,6 +36,27 @@ BULK_LIMIT = "promptq_bulk_limit"
 _BULK = celery_queue(BULK)
 #: How long (seconds) a worker that is full of bulk waits for other queues before it looks again whether it still is.
 _SOON = 0.05
+
+
+def _when_full(step: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:
+    """The step of kombu's, which does not keep a worker from starting where Redis is full."""
+
+    @functools.wraps(step)
+    def step_or_not(channel: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(channel, *args, **kwargs)
+        except OutOfMemoryError:
+            _log.warning("worker.redis_full", step=step.__name__)
+            return otherwise
+
+    return step_or_not
+
+
+# A full Redis refuses SADD, also of a member that is there, and an old one refuses to count within MULTI. Celery would
+# connect anew, and be refused anew, for as long as it is full, and what waits would wait. The table of bindings is for
+# messages that are put back; one that gets lost is found and sent again (ADR 13). The length is told to nobody.
+Channel._queue_bind = _when_full(Channel._queue_bind, None)  # type: ignore[method-assign]
+Channel._size = _when_full(Channel._size, 0)  # type: ignore[method-assign]
 
 
 class GatheredEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types

@@ -113,6 +113,9 @@ class Runner:
         ends = math.inf if claim.time_left is None else self.monotonic() + claim.time_left
         while True:
             started = self.clock()
+            if self.monotonic() >= ends:
+                # While it waited for this attempt: the LLM might bill what it is asked now.
+                return self._end(claim, Outcome(JobStatus.FAILED, error=EXPIRED_ERROR), attempts, attempt, started)
             _log.info("job.attempt_started", attempt=attempt, queued_seconds=round(started - claim.job.created_at, 3))
             try:
                 answer = self._call(claim, attempt, min(self.call_timeout, own_limit, ends - self.monotonic()))

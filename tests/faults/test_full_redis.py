@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from jobs import queues
 from tests.faults.room import Room
 from tests.faults.submitting import Order, orders
@@ -60,6 +62,26 @@ def test_what_waits_in_a_full_redis_runs_at_the_latest_when_there_is_memory(room
         eventually(lambda: room.store.zcard(queues.LEASES), lambda count: count == 0)
     room.conclude()
     assert room.calls(wanted) == [1] * 15
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["connects again", "starts"])
+def test_a_worker_begins_although_redis_is_full(room: Room, connected: bool) -> None:
+    """One that starts, or whose connections are cut, while there is no memory runs what waits all the same."""
+    wanted = orders(6, model="sim-slow-0.5")
+    if connected:
+        room.cluster.start_worker(PROMPTQ_CONCURRENCY="1")
+    job_ids = room.submitter.must(wanted)
+    with no_memory(room):
+        if connected:
+            room.in_flight(1)
+            assert int(room.store.execute_command("CLIENT", "KILL", "TYPE", "normal")) >= 2
+        else:
+            # Of the time before any worker there are no books of kombu's either.
+            room.cluster.start_worker()
+        # Not by the API, whose connections were cut as well.
+        eventually(lambda: {room.record(job_id)["status"] for job_id in job_ids}, lambda now: now == {"completed"})
+    room.conclude()
+    assert room.calls(wanted) == [1] * 6
 
 
 def test_what_waits_in_a_full_redis_still_runs(room: Room) -> None:

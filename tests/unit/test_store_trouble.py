@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from api.app import create_app
 from jobs import queues
 from jobs.broker import MessageMaker
 from jobs.errors import AcceptanceUnknown, StoreFull, StoreUnavailable
 from jobs.model import JobStatus
+from jobs.moments import read_at_once
 from jobs.redis_clients import api_client, worker_client
 from jobs.sealing import new_key
 from jobs.settings import Settings
@@ -108,8 +112,9 @@ def test_a_lost_reply_is_told_as_such(
 
 @pytest.fixture
 def full(tmp_path: Path, messages: MessageMaker) -> Iterator[tuple[JobStore, redis.Redis]]:
-    """A store on a server of its own, and a client to fill it with."""
-    with processes.redis_server(tmp_path / "redis") as url:
+    """A store on a server of its own (make test-system: of Debian's version), and a client to fill it with."""
+    named = os.environ.get("TEST_REDIS_SERVER")
+    with processes.redis_server(tmp_path / "redis", Path(named) if named else None) as url:
         client = worker_client(Settings(redis_url=url))
         yield JobStore(client, messages, result_ttl=60), client
         client.close()
@@ -146,6 +151,45 @@ def test_the_scheduler_goes_on_when_redis_is_full(full: tuple[JobStore, redis.Re
     client.config_set("maxmemory", 1)
     Scheduler(upkeep=store.upkeep, outbox=store.outbox, lease_seconds=30).tick()
     assert job(store, overdue.job.id).status is JobStatus.FAILED
+
+
+def test_a_full_redis_can_be_read(full: tuple[JobStore, redis.Redis]) -> None:
+    """What is read at one moment is read from a full Redis too, though some refuse whatever stands in MULTI."""
+    store, client = full
+    waiting = create(store)
+    client.config_set("maxmemory", 1)
+    assert store.queues.state("default").waiting == 1
+    assert store.queues.totals().memory_limit == 1
+    assert store.upkeep.queue_state("default") == (1, 1, 0)
+    assert store.streams.read(waiting, "ann", after=-1).status is JobStatus.QUEUED
+
+
+def test_where_nothing_is_allowed_in_multi_readings_go_without() -> None:
+    """As before Redis 7.4: what is queued is refused, and asked for again outside."""
+
+    class Refusing:
+        def __init__(self, transaction: bool) -> None:
+            self.transaction, self.asked = transaction, 0
+
+        def __enter__(self) -> Refusing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def get(self, _: str) -> None:
+            self.asked += 1
+
+        def execute(self) -> list[int]:
+            if self.transaction:
+                raise OutOfMemoryError("OOM command not allowed when used memory > 'maxmemory'.")
+            return [self.asked]
+
+    class Full:
+        def pipeline(self, *, transaction: bool) -> Refusing:
+            return Refusing(transaction)
+
+    assert read_at_once(cast("redis.Redis", Full()), lambda pipe: pipe.get("a")) == [1]
 
 
 def test_a_secret_that_nobody_has_seen_is_not_made_twice(
