@@ -415,6 +415,11 @@ class Settings(BaseSettings):
     @property
     def flower_problem(self) -> str | None:
         """Why Flower must not bind its address, in a sentence; None if it may."""
+        if self.flower_basic_auth is not None:
+            logins = (login.partition(":") for login in self.flower_basic_auth.get_secret_value().split(","))
+            # An empty one would let in whoever sends an empty one.
+            if not all(user.strip() and password.strip() for user, _, password in logins):
+                return "FLOWER_BASIC_AUTH is not user:password, or several separated by commas."
         if self.flower_basic_auth is not None or self.flower_auth is not None or _is_loopback(self.flower_host):
             return None
         return (

@@ -39,12 +39,14 @@ class WebhookStore:
         endpoint_id, secret = new_endpoint_id(), signing.new_secret()
         fields = {"name": name, "url": url, "host": target.authority, **self._sealed(secret)}
         with redis_errors(lost_reply=OutcomeUnknown):
-            verdict = self._scripts.endpoint(
+            verdict, *made = self._scripts.endpoint(
                 args=_arguments(endpoint_id, owner, MAX_ENDPOINTS, "", event_types, fields)
             )
         if verdict == b"full":
             raise InvalidRequest(f"There are {MAX_ENDPOINTS} webhook endpoints already: no owner can have more.")
-        return self.get(endpoint_id, owner), secret
+        # From what is known: asking Redis again could fail, and the caller would be told that nothing was made.
+        created_at, hint = int(made[0]) / 1000, signing.hint(secret)
+        return Endpoint(endpoint_id, owner, name, url, tuple(event_types), hint, created_at, created_at), secret
 
     def update(
         self,
@@ -63,7 +65,7 @@ class WebhookStore:
             fields |= {"url": url, "host": target.authority}
         on = "" if enabled is None else str(int(enabled))
         with redis_errors():
-            verdict = self._scripts.endpoint(args=_arguments(endpoint_id, owner, "", on, event_types or (), fields))
+            verdict, *_ = self._scripts.endpoint(args=_arguments(endpoint_id, owner, "", on, event_types or (), fields))
         if verdict == b"gone":
             raise _unknown()
         return self.get(endpoint_id, owner)

@@ -1,17 +1,17 @@
 -- Make or change a webhook endpoint. ARGV: id, owner, '' or how many the owner may have (to make one), '1' or '0' to enable or
 -- disable it, else '', event types separated by commas or '' to leave them, then fields of the record.
--- Answers done, or gone, full. Refused by a full Redis.
+-- Answers {done, when it was made (ms)}, {gone} or {full}. Refused by a full Redis.
 local id, owner, limit, enabled, types = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local fields = {unpack(ARGV, 6)}
 local record, at = endpoint_key(id), now()
 local known = redis.call('HGET', record, 'owner')
 if limit ~= '' and not known then
   local index = key('webhook-endpoints:' .. owner)
-  if redis.call('ZCARD', index) >= tonumber(limit) then return 'full' end
+  if redis.call('ZCARD', index) >= tonumber(limit) then return {'full'} end
   redis.call('ZADD', index, redis.call('INCR', key('webhook-seq')), id)
   redis.call('HSET', record, 'owner', owner, 'created', at, 'updated', at)
 elseif known ~= owner then
-  return 'gone'
+  return {'gone'}
 end
 
 local changed = false
@@ -36,4 +36,4 @@ unsubscribe(owner, id)
 if not disabled then
   for type in redis.call('HGET', record, 'types'):gmatch('[^,]+') do redis.call('SADD', subscribers_key(owner, type), id) end
 end
-return 'done'
+return {'done', tonumber(redis.call('HGET', record, 'created'))}
