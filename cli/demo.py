@@ -34,6 +34,9 @@ _console = Console(highlight=False)
 
 def main() -> int:
     """Run the demo; 0 if every prompt was answered and the stack stopped cleanly."""
+    # Ended from outside, it takes its stack along, which is in a session of its own.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="promptq-demo-") as folder:
         ready = Path(folder) / "ready.json"
         # Neither a key nor an address of the environment is used: a demo spends nobody's money.
@@ -53,7 +56,12 @@ def main() -> int:
             _say("Stopping the stack")
             if up.poll() is None:
                 up.send_signal(signal.SIGTERM)
-            stopped = up.wait(60)
+            try:
+                stopped = up.wait(60)
+            except subprocess.TimeoutExpired:
+                # Its guard ends the rest.
+                up.kill()
+                stopped = up.wait()
     if stopped != 0:
         _console.print(f"[red]The stack did not stop cleanly (exit code {stopped}).[/]")
         return 1

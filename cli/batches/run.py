@@ -18,6 +18,7 @@ from cli.client.api import Api
 from cli.client.errors import ClientError
 
 ENDED: Final = frozenset({"completed", "failed", "expired", "cancelled"})
+_REFUSED: Final = frozenset({400, 413, 422})
 _EVERY: Final = 1.0  # seconds between two looks at a batch
 
 
@@ -45,7 +46,13 @@ class Run:
             if not retry_failed or not to_retry(self.results, self.prompts):
                 return None
             last = self.state.begin(retry=True)
-        self._send(last)
+        try:
+            self._send(last)
+        except ClientError as error:
+            if error.status in _REFUSED and last.batch_id is None:
+                # Nothing was made, and the same again would be refused again.
+                self.state.give_up_round()
+            raise
         batch = self._follow(str(last.batch_id))
         if batch.get("status") == "failed":
             self.state.give_up_round()
@@ -131,4 +138,4 @@ class Run:
 
 def tell_away(error: ClientError) -> None:
     """Say that the API is away, and waited for."""
-    click.echo(f"waiting for the API: {display.plain(error.message)}", err=True)
+    click.echo(f"waiting for the API: {display.plain(error.message, err=True)}", err=True)

@@ -115,7 +115,7 @@ def _each(api: Api, ids: Sequence[str], tally: Tally, show: Callable[[dict[str, 
             if error.status not in _OF_ONE_JOB:
                 raise
             told = {"error": {"code": error.code, "message": error.message}}
-            click.echo(f"error: {display.plain(job_id)}: {display.plain(error.message)}", err=True)
+            click.echo(f"error: {display.plain(job_id, err=True)}: {display.plain(error.message, err=True)}", err=True)
         outcome = {"id": job_id, **told}
         tally.outcomes.append(outcome)
         show(outcome)

@@ -60,9 +60,9 @@ def answer(job: Job) -> None:
         str(job.get("model") or ""),
         _tokens(job) or "",
     ]
-    click.secho(plain(" · ".join(part for part in note if part)), err=True, dim=True)
+    click.secho(plain(" · ".join(part for part in note if part), err=True), err=True, dim=True)
     if job.get("error"):
-        click.echo(f"error: {plain(_error(job) or '')}", err=True)
+        click.echo(f"error: {plain(_error(job) or '', err=True)}", err=True)
 
 
 def table(jobs: list[Job]) -> None:
@@ -108,14 +108,15 @@ def spinner(text: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(Text(plain(text))):
+    with console.status(Text(plain(text, err=True))):
         yield
 
 
-def plain(text: str, *, keep_colours: bool = False) -> str:
-    """Return ``text`` without what would steer a terminal, if stdout is one: an LLM may answer anything."""
+def plain(text: str, *, err: bool = False, keep_colours: bool = False) -> str:
+    """Return ``text`` without what would steer a terminal, if stdout (stderr with ``err``) is one: an LLM may answer
+    anything."""
     text = text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
-    if keep_colours or not sys.stdout.isatty():
+    if keep_colours or not (sys.stderr if err else sys.stdout).isatty():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
 

@@ -19,6 +19,7 @@ from cli.client.errors import ClientError
 from cli.client.groups import ListGroup
 from cli.client.options import connection
 
+_GONE = 404
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 _file = click.Path(path_type=Path, dir_okay=False)
 
@@ -79,8 +80,10 @@ def run(
         except (KeyboardInterrupt, click.Abort):
             click.echo(_how_to_go_on(state), err=True)
             sys.exit(INTERRUPTED)
-        except ClientError:
-            if state.rounds:
+        except ClientError as error:
+            if error.status == _GONE:
+                click.echo(f"if it is gone at the server, remove {state.folder} to begin anew", err=True)
+            elif state.rounds:
                 click.echo(_how_to_go_on(state), err=True)
             raise
         if as_json and ended is not None:
@@ -105,7 +108,7 @@ def _show_errors(ended: dict[str, Any]) -> None:
     click.echo(f"error: the batch {ended.get('id')} was refused as a whole:", err=True)
     for error in (ended.get("errors") or {}).get("data") or ():
         where = "" if error.get("line") is None else f"line {error['line']}: "
-        click.echo(display.plain(f"  {where}{error.get('message')} ({error.get('code')})"), err=True)
+        click.echo(display.plain(f"  {where}{error.get('message')} ({error.get('code')})", err=True), err=True)
 
 
 def _conclude(output: Path, prompts: Prompts, ended: dict[str, Any] | None) -> None:

@@ -76,7 +76,7 @@ def _switch(switch: Callable[[str], dict[str, Any]], names: Sequence[str], *, as
             except ClientError as error:
                 if error.status != 404:
                     raise
-                click.echo(f"error: {display.plain(name)}: {error.message}", err=True)
+                click.echo(f"error: {display.plain(f'{name}: {error.message}', err=True)}", err=True)
                 failed = True
     finally:
         # What was done is told, whatever ends the rest.

@@ -72,19 +72,22 @@ def redeliver(ids: tuple[str, ...], url: str, api_key: str, as_json: bool) -> No
     """Send the deliveries ID again, now, whatever became of them."""
     done: list[dict[str, Any]] = []
     failed = False
-    with Api(url, api_key) as api:
-        for delivery_id in dict.fromkeys(ids):
-            try:
-                done.append(api.redeliver(delivery_id))
-            except ClientError as error:
-                if error.status not in (404, 409):
-                    raise
-                click.echo(f"error: {display.plain(delivery_id)}: {error.message}", err=True)
-                failed = True
-    if as_json:
-        display.as_json(done)
-    elif done:
-        tables.webhook_deliveries(done)
+    try:
+        with Api(url, api_key) as api:
+            for delivery_id in dict.fromkeys(ids):
+                try:
+                    done.append(api.redeliver(delivery_id))
+                except ClientError as error:
+                    if error.status not in (404, 409):
+                        raise
+                    click.echo(f"error: {display.plain(f'{delivery_id}: {error.message}', err=True)}", err=True)
+                    failed = True
+    finally:
+        # What was done is told, whatever ends the rest.
+        if as_json:
+            display.as_json(done)
+        elif done:
+            tables.webhook_deliveries(done)
     if failed:
         sys.exit(1)
 
@@ -124,7 +127,7 @@ def listen(
     if secret is not None and not is_secret(secret):
         raise ClientError("the secret is not one: it is whsec_ and base64 (--secret)")
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     tell = _json_line if as_json else _line
     # Known once the endpoint is made, for which the port must be known.

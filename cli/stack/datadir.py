@@ -28,6 +28,7 @@ class DataDir:
         self.files = self.root / "files"
         self.run = self.root / "run"
         self.metrics = self.run / "metrics"
+        self._lock_file = self.root / "up.lock"
         self._lock: int | None = None
 
     def __enter__(self) -> DataDir:
@@ -72,12 +73,17 @@ class DataDir:
 
     def _make(self) -> None:
         if self.root.exists():
+            if self.run.exists() and not self._lock_file.exists():
+                # It is removed at each start.
+                raise StackError(
+                    f"{self.root} holds a folder `run` that is not PromptQ's: choose another directory with --data-dir"
+                )
             return
         self.root.mkdir(mode=0o700, parents=True)
         (self.root / ".gitignore").write_text("*\n")
 
     def _acquire(self) -> None:
-        self._lock = os.open(self.root / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

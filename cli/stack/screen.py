@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -48,16 +48,17 @@ class Screen:
     def tick(self) -> None:
         """Move the spinner on, if there is one."""
         if self._live is not None:
-            self._live.refresh()
+            with suppress(OSError):
+                self._live.refresh()
 
     def say(self, text: str) -> None:
         """Print one plain line."""
-        self._out.print(Text(text), soft_wrap=True)
+        self._print(Text(text))
 
     def line(self, name: str, line: str) -> None:
         """Print a line of a part's output, prefixed by its name."""
         colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
-        self._out.print(Text.assemble((f"{name:>10} | ", colour), line), soft_wrap=True)
+        self._print(Text.assemble((f"{name:>10} | ", colour), line))
 
     def simulated(self) -> None:
         """Say loudly that no LLM is behind the answers."""
@@ -105,14 +106,19 @@ class Screen:
 
     def death(self, child: Child) -> None:
         """Say loudly that a part died, and show the end of its log."""
-        self._err.print(
-            Panel(
-                Text("\n".join(child.last_lines()) or "(it printed nothing)"),
-                title=Text(f"{child.name} {child.describe_end()}; it is not restarted, the others go on"),
-                subtitle=Text(str(child.log)),
-                style="bold red",
-            )
+        panel = Panel(
+            Text("\n".join(child.last_lines()) or "(it printed nothing)"),
+            title=Text(f"{child.name} {child.describe_end()}; it is not restarted, the others go on"),
+            subtitle=Text(str(child.log)),
+            style="bold red",
         )
+        with suppress(OSError):
+            self._err.print(panel)
+
+    def _print(self, text: Text) -> None:
+        # A terminal that was closed fails: there is nobody to tell, and the parts are stopped in order all the same.
+        with suppress(OSError):
+            self._out.print(text, soft_wrap=True)
 
 
 def _example(api_url: str, *, open_access: bool) -> str:

@@ -151,6 +151,19 @@ def test_batches_are_shown_listed_and_cancelled(stack: Stack, tmp_path: Path) ->
     assert (again.returncode, "cancelled" in again.stdout) == (0, True)
 
 
+def test_a_batch_that_is_refused_at_once_can_be_mended(stack: Stack, tmp_path: Path) -> None:
+    """An option that the API refuses leaves nothing behind: the mended command begins."""
+    source, output = write(tmp_path / "prompts.jsonl", [{"prompt": unique()}]), tmp_path / "results.jsonl"
+    command = ("batch", "run", str(source), "-o", str(output), "-m", "sim", "--window")
+    refused = promptq(stack, *command, "1.5h")
+    assert refused.returncode == 1
+    assert "completion_window" in refused.stderr
+    assert "goes on" not in refused.stderr
+    mended = promptq(stack, *command, "90m")
+    assert mended.returncode == 0, mended.stderr
+    assert len(results(output)) == 1
+
+
 def test_a_file_that_is_refused_as_a_whole_says_why(stack: Stack, tmp_path: Path) -> None:
     """A custom_id that stands twice fails the batch: its errors are shown, nothing is written, and nothing is left."""
     lines = [{"prompt": unique(), "custom_id": "same"} for _ in range(2)]

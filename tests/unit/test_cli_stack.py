@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from cli.main import main
 from cli.stack import plan, surroundings, valkey
@@ -21,6 +24,7 @@ from cli.stack.logs import Follower, tail
 from cli.stack.plan import Choices
 from cli.stack.ports import Ports, reachable
 from cli.stack.readyfile import ReadyFile
+from cli.stack.screen import Screen
 from jobs.sealing import Sealer
 from jobs.settings import Settings
 from worker.dashboard import flower_options
@@ -98,6 +102,28 @@ def test_a_data_directory_is_private_locked_and_freed(tmp_path: Path) -> None:
         assert (first.run / "worker-1.ready").exists(), "the loser must not touch the owner's files"
     with DataDir(tmp_path / "data") as second:
         assert list(second.run.iterdir()) == [second.metrics]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    """What lies in ``run`` is removed at each start: in somebody else's directory that is a refusal."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("x")
+    with pytest.raises(StackError, match="choose another directory"), DataDir(tmp_path):
+        pass
+    assert (tmp_path / "run" / "precious").read_text() == "x"
+
+
+def test_a_terminal_that_was_closed_stops_nothing() -> None:
+    """Whoever closes it ends the stack by that, whose parts are then stopped in order although nobody can be told."""
+
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    screen = Screen()
+    screen._out = screen._err = Console(file=Closed())
+    screen.say("stopping …")
+    screen.line("api", "Handling signal: term")
 
 
 def test_the_encryption_key_is_made_once_and_private(tmp_path: Path) -> None:
@@ -201,6 +227,18 @@ def test_flower_is_never_open_to_others(monkeypatch: pytest.MonkeyPatch, name: s
     assert problem is not None
     assert name in problem
     monkeypatch.setenv(name, "ann:secret")
+    assert Settings(flower_host="0.0.0.0").flower_problem is None
+
+
+@pytest.mark.parametrize("login", [",", "ann:secret,", "ann", "ann:", ":secret", " : "])
+def test_a_login_of_flower_that_is_none_opens_nothing(monkeypatch: pytest.MonkeyPatch, login: str) -> None:
+    """A slip in the logins is a refusal, and not a dashboard that an empty login opens."""
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", login)
+    for host in ("127.0.0.1", "0.0.0.0"):
+        problem = Settings(flower_host=host).flower_problem
+        assert problem is not None
+        assert "user:password" in problem
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "ann:secret,bob:pass:word")
     assert Settings(flower_host="0.0.0.0").flower_problem is None
 
 
