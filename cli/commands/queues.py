@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import click
 
 from cli.client import display, tables
 from cli.client.api import Api
-from cli.client.errors import ClientError
 from cli.client.groups import ListGroup
+from cli.client.one_by_one import one_by_one
 from cli.client.options import connection
 
 
@@ -66,23 +65,4 @@ def resume(names: tuple[str, ...], url: str, api_key: str, as_json: bool) -> Non
 
 
 def _switch(switch: Callable[[str], dict[str, Any]], names: Sequence[str], *, as_json: bool) -> None:
-    """Switch each queue and show its new state; a name that no queue has does not stop the rest."""
-    states: list[dict[str, Any]] = []
-    failed = False
-    try:
-        for name in dict.fromkeys(names):
-            try:
-                states.append(switch(name))
-            except ClientError as error:
-                if error.status != 404:
-                    raise
-                click.echo(f"error: {display.plain(f'{name}: {error.message}', err=True)}", err=True)
-                failed = True
-    finally:
-        # What was done is told, whatever ends the rest.
-        if as_json:
-            display.as_json(states)
-        elif states:
-            tables.queues(states)
-    if failed:
-        sys.exit(1)
+    one_by_one(names, switch, refusals=(404,), show=tables.queues, as_json=as_json)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import click
@@ -18,6 +17,7 @@ from cli.client import display, tables
 from cli.client.api import Api
 from cli.client.errors import ClientError
 from cli.client.groups import ListGroup
+from cli.client.one_by_one import one_by_one
 from cli.client.options import connection
 from cli.client.receiver import Received, Receiver, read
 from jobs.sealing import new_key
@@ -70,26 +70,8 @@ def deliveries(endpoint: str | None, status: str | None, limit: int, url: str, a
 @connection
 def redeliver(ids: tuple[str, ...], url: str, api_key: str, as_json: bool) -> None:
     """Send the deliveries ID again, now, whatever became of them."""
-    done: list[dict[str, Any]] = []
-    failed = False
-    try:
-        with Api(url, api_key) as api:
-            for delivery_id in dict.fromkeys(ids):
-                try:
-                    done.append(api.redeliver(delivery_id))
-                except ClientError as error:
-                    if error.status not in (404, 409):
-                        raise
-                    click.echo(f"error: {display.plain(f'{delivery_id}: {error.message}', err=True)}", err=True)
-                    failed = True
-    finally:
-        # What was done is told, whatever ends the rest.
-        if as_json:
-            display.as_json(done)
-        elif done:
-            tables.webhook_deliveries(done)
-    if failed:
-        sys.exit(1)
+    with Api(url, api_key) as api:
+        one_by_one(ids, api.redeliver, refusals=(404, 409), show=tables.webhook_deliveries, as_json=as_json)
 
 
 @webhooks.command()
