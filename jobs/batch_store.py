@@ -15,8 +15,6 @@ from typing import Any, Final, cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.commands.core import Script
-from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
 from jobs.batch_lines import BadLine, Line
@@ -24,7 +22,7 @@ from jobs.batch_load import SHARE, WORTH, Load
 from jobs.batch_usage import NO_USAGE, BatchUsage
 from jobs.batches import BATCH_FIELDS, Batch, BatchPage, BatchStatus, NewBatch, derived, new_batch_id
 from jobs.broker import MessageMaker
-from jobs.durability import run_to_disk
+from jobs.durability import Arguments, Maker
 from jobs.errors import AcceptanceUnknown, BatchNotCancellable, IdempotencyConflict, NotFound
 from jobs.files import BATCH_OUTPUT, DEFAULT_LIFETIME
 from jobs.model import EMBEDDINGS, RESPONSES
@@ -34,7 +32,6 @@ from jobs.scripts import Scripts
 from jobs.settings import Settings
 from jobs.storage import ABANDONED_AFTER
 
-Arguments = list[bytes | str | int | float]
 #: How many jobs' results are read from Redis in one round trip, and about how many bytes of them.
 _AT_ONCE: Final = 20
 _AT_ONCE_BYTES: Final = 8 * 1024 * 1024
@@ -98,7 +95,7 @@ class BatchStore:
         self, client: Redis, scripts: Scripts, messages: MessageMaker, rules: BatchRules, *, fsync: bool = False
     ) -> None:
         """``fsync``: whether a batch counts as made only once it is on disk."""
-        self._fsync = fsync
+        self._maker = Maker(client, scripts, fsync=fsync)
         self._client = client
         self._scripts = scripts
         self._messages = messages
@@ -125,15 +122,9 @@ class BatchStore:
         if new.output_seconds is not None:
             args += ["output_ttl", new.output_seconds]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            try:
-                verdict, found, *made = self._make(self._scripts.batch_create, args)
-            except OutOfMemoryError:
-                # It was refused before it could look: who repeats a request must not hear that nothing was made.
-                known: Arguments = [idem, new.fingerprint, "batch"]
-                verdict, *about = self._make(self._scripts.known, known) if idem else (b"absent",)
-                if verdict == b"absent":
-                    raise
-                found = about[0]
+            verdict, found, *made = self._maker.make_or_find(
+                self._scripts.batch_create, args, kind="batch", idem=idem, fingerprint=new.fingerprint
+            )
         if verdict == b"created":
             # From what is known: asking Redis again could fail, and the caller would be told that nothing was made.
             return new.as_batch(batch_id, int(made[0]) / 1000, window=self._window)
@@ -144,10 +135,6 @@ class BatchStore:
                 f"This Idempotency-Key was used for another request, which made the batch {found.decode()}."
             )
         return self.get(found.decode(), new.owner)
-
-    def _make(self, step: Script, args: Arguments) -> Any:
-        """Run a step that makes a batch; with ``fsync`` raise ``AcceptanceUnknown`` unless it is on disk in time."""
-        return run_to_disk(self._client, step, args) if self._fsync else step(args=args)
 
     def get(self, batch_id: str, owner: str) -> Batch:
         """The owner's batch. Raises ``NotFound``."""

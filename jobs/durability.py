@@ -1,4 +1,4 @@
-"""What counts as made only once it is on Redis's disk (``PROMPTQ_DURABILITY=fsync``)."""
+"""Making what is asked for, once: it may count only when it is on Redis's disk (``PROMPTQ_DURABILITY=fsync``)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,49 @@ from typing import Any, Final
 
 from redis import Redis
 from redis.commands.core import Script
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from jobs.errors import AcceptanceUnknown
 from jobs.redis_clients import DISK_SECONDS
 from jobs.redis_errors import redis_errors
+from jobs.scripts import Scripts
 
 _DISK_MS: Final = round(1000 * DISK_SECONDS)
+Arguments = list[bytes | str | int | float]
 
 
-def run_to_disk(client: Redis, step: Script, args: list[bytes | str | int | float]) -> Any:
+class Maker:
+    """Runs the steps that make something. Raises redis-py's errors."""
+
+    def __init__(self, client: Redis, scripts: Scripts, *, fsync: bool) -> None:
+        """``fsync``: whether what is made counts only once it is on disk."""
+        self._client = client
+        self._known = scripts.known
+        self._fsync = fsync
+
+    def make(self, step: Script, args: Arguments) -> Any:
+        """Run the step; with ``fsync`` raise ``AcceptanceUnknown`` unless what it has made is on disk in time."""
+        return _run_to_disk(self._client, step, args) if self._fsync else step(args=args)
+
+    def make_or_find(self, step: Script, args: Arguments, *, kind: str, idem: str, fingerprint: str) -> Any:
+        """The same with a step that looks first what an Idempotency-Key has made; ``idem`` is the key's record, or ''.
+
+        A full Redis refuses the step before it looks, and who repeats a request must not hear that nothing was made.
+        """
+        try:
+            return self.make(step, args)
+        except OutOfMemoryError:
+            known = self.find(kind=kind, idem=idem, fingerprint=fingerprint) if idem else [b"absent"]
+            if known[0] == b"absent":
+                raise
+            return known
+
+    def find(self, *, kind: str, idem: str, fingerprint: str) -> Any:
+        """What the Idempotency-Key has made, as ``known.lua`` answers. ``kind``: ``job`` or ``batch``."""
+        return self.make(self._known, [idem, fingerprint, kind])
+
+
+def _run_to_disk(client: Redis, step: Script, args: Arguments) -> Any:
     """Run the step and wait until all that its connection has written is fsynced (WAITAOF), in one round trip.
 
     Raises redis-py's errors for the step, as if it ran by itself, and ``AcceptanceUnknown`` if it ran and the disk took

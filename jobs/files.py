@@ -12,7 +12,7 @@ import structlog
 from redis import Redis
 
 from jobs import queues
-from jobs.durability import run_to_disk
+from jobs.durability import Maker
 from jobs.errors import (
     AcceptanceUnknown,
     IdempotencyConflict,
@@ -130,7 +130,7 @@ class FileStore:
 
     def __init__(self, client: Redis, scripts: Scripts, storage: Storage, *, fsync: bool = False) -> None:
         """``fsync``: whether a file counts as made only once its record is on disk."""
-        self._fsync = fsync
+        self._maker = Maker(client, scripts, fsync=fsync)
         self._client = client
         self._scripts = scripts
         self.storage = storage
@@ -159,8 +159,7 @@ class FileStore:
         args += [lifetime, idem, new.fingerprint, _IDEMPOTENT_FOR * 1000]
         try:
             with redis_errors(lost_reply=OutcomeUnknown):
-                step = self._scripts.file_create
-                verdict, found, *made = run_to_disk(self._client, step, args) if self._fsync else step(args=args)
+                verdict, found, *made = self._maker.make(self._scripts.file_create, args)
         except (OutcomeUnknown, AcceptanceUnknown):
             raise
         except Unavailable:

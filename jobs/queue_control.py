@@ -72,14 +72,15 @@ class QueueControl:
             pipe.zcard(queues.held_key(name))
             pipe.zrange(queues.waiting_key(name), 0, 0)
 
-        def ask_of_the_first(pipe: Pipeline) -> None:
-            pipe.hget(queues.job_key(first[0].decode()), "created")
-            pipe.zscore(queues.backlog_key(name), first[0])
-            pipe.zscore(queues.held_key(name), first[0])
-
         paused, waiting, backlog, held, first = read_at_once(self._client, ask)
         created = since = None
         if first:
+
+            def ask_of_the_first(pipe: Pipeline) -> None:
+                pipe.hget(queues.job_key(first[0].decode()), "created")
+                pipe.zscore(queues.backlog_key(name), first[0])
+                pipe.zscore(queues.held_key(name), first[0])
+
             created, counted, kept = read_at_once(self._client, ask_of_the_first)
             since = counted or kept
         return QueueState(

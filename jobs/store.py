@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from redis import Redis
-from redis.commands.core import Script
 from redis.exceptions import OutOfMemoryError
 
 from jobs import queues
 from jobs.batch_store import BatchRules, BatchStore
 from jobs.broker import MessageMaker
-from jobs.durability import run_to_disk
+from jobs.durability import Arguments, Maker
 from jobs.errors import AcceptanceUnknown, IdempotencyConflict, NotFound, NotRetryable, StoreUnavailable
 from jobs.model import Claim, Job, JobStatus, NewJob, Outcome, kind_of, new_job_id
 from jobs.outbox import Outbox
@@ -34,7 +33,6 @@ SUMMARY_FIELDS: Final = (
     *("retried_from", "retried_as", "finished", "attempts", "error", "usage", "previous"),
 )
 
-Arguments = list[bytes | str | int | float]
 Verdict = Literal["done", "gone", "ended", "fenced"]
 
 
@@ -72,8 +70,8 @@ class JobStore:
     ) -> None:
         """``fsync``: whether a job counts as made only once it is on disk. ``sealer``: for the secrets of webhooks."""
         self._client = client
-        self._fsync = fsync
         self._scripts = Scripts(client)
+        self._maker = Maker(client, self._scripts, fsync=fsync)
         self._messages = messages
         self._ttl_ms = result_ttl * 1000
         #: What an operator does.
@@ -129,16 +127,9 @@ class JobStore:
         known = (new.id, new.owner, kind, new.queue, idem, new.fingerprint, message, deadline)
         args: Arguments = [*known, *_flat(fields)]
         with redis_errors(lost_reply=AcceptanceUnknown):
-            try:
-                verdict, job_id, *made = self._make(self._scripts.create, args)
-            except OutOfMemoryError:
-                # It was refused before it could look: who repeats a request must not hear that nothing was made.
-                verdict, *about = (
-                    self._make(self._scripts.known, [idem, new.fingerprint, "job"]) if idem else (b"absent",)
-                )
-                if verdict == b"absent":
-                    raise
-                job_id, made = about[0], []
+            verdict, job_id, *made = self._maker.make_or_find(
+                self._scripts.create, args, kind="job", idem=idem, fingerprint=new.fingerprint
+            )
         if verdict == b"conflict":
             raise _conflict(job_id)
         if verdict != b"created":
@@ -149,16 +140,12 @@ class JobStore:
     def known(self, owner: str, idempotency_key: str, fingerprint: str) -> Accepted | None:
         """The job that this Idempotency-Key has made; None if there is none. Raises ``IdempotencyConflict``, or
         ``AcceptanceUnknown`` as ``create`` does."""
-        args: Arguments = [_idempotency_record(owner, idempotency_key), fingerprint, "job"]
+        idem = _idempotency_record(owner, idempotency_key)
         with redis_errors(lost_reply=AcceptanceUnknown):
-            verdict, *about = self._make(self._scripts.known, args)
+            verdict, *about = self._maker.find(kind="job", idem=idem, fingerprint=fingerprint)
         if verdict == b"conflict":
             raise _conflict(about[0])
         return None if verdict == b"absent" else Accepted(about[0].decode(), None, None)
-
-    def _make(self, step: Script, args: Arguments) -> Any:
-        """Run a step that makes a job; with ``fsync`` raise ``AcceptanceUnknown`` unless it is on disk in time."""
-        return run_to_disk(self._client, step, args) if self._fsync else step(args=args)
 
     def resubmit(self, job_id: str, owner: str, *, trace: str | None = None) -> Accepted:
         """Make a new job of one that failed or was cancelled; the same again gives the same new job.
@@ -172,7 +159,9 @@ class JobStore:
         message = self._messages.message(new_id, before.queue, trace)
         with redis_errors(lost_reply=AcceptanceUnknown):
             try:
-                verdict, *about = self._make(self._scripts.resubmit, [job_id, owner, new_id, message, trace or ""])
+                verdict, *about = self._maker.make(
+                    self._scripts.resubmit, [job_id, owner, new_id, message, trace or ""]
+                )
             except OutOfMemoryError:
                 # It was refused before it could look.
                 if before.retried_as is None or not self._exists(before.retried_as):

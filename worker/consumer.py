@@ -6,6 +6,8 @@ loop waits for an acknowledgement instead. docs/celery-refill.md has the details
 
 Celery gathers task events and sends them together where it has an event loop of its own; gevent "should actually
 buffer" too, says a comment in ``celery/worker/consumer/events.py``. Here it does.
+
+And it begins although Redis is full, which refuses what kombu notes and counts at the start.
 """
 
 from __future__ import annotations
