@@ -12,12 +12,12 @@ from typing import Any, Final, Literal, cast
 from redis import Redis
 
 from jobs import queues
+from jobs.durability import Arguments
 from jobs.errors import NotDeliverable, NotFound
 from jobs.redis_errors import redis_errors
 from jobs.scripts import Scripts
 from jobs.webhooks import DELIVERY_FIELDS, Delivery, DeliveryStatus, Leased, new_test_number
 
-Arguments = list[bytes | str | int | float]
 _EVER: Final = 100 * 365 * 24 * 3600.0
 Verdict = Literal["succeeded", "retry", "failed", "gone", "release"]
 

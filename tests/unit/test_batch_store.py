@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,70 +11,20 @@ import pytest
 import redis
 
 from jobs import queues
-from jobs.batch_lines import BadLine, Line
+from jobs.batch_lines import BadLine
 from jobs.batch_store import BatchRules, BatchStore, Fenced, HeldBatch
 from jobs.batch_usage import BatchUsage
 from jobs.batches import BatchStatus, NewBatch
 from jobs.broker import MessageMaker
 from jobs.errors import IdempotencyConflict, NotFound, StoreFull
-from jobs.files import FileStore, NewFile, new_content
+from jobs.files import new_content
 from jobs.model import CHAT_COMPLETIONS, Claim, JobStatus, Outcome
 from jobs.redis_clients import worker_client
-from jobs.scripts import BATCH_ENDINGS, Scripts
+from jobs.scripts import BATCH_ENDINGS
 from jobs.settings import Settings
-from jobs.storage.directory import DirectoryStorage
-from jobs.store import JobStore
 from tests.processes import eventually, redis_server
+from tests.unit.desk import BODY, Desk, a_line, finish_jobs
 from tests.unit.making import check_batches, check_invariants
-
-BODY = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
-
-
-class Desk:
-    """A store of jobs, of batches and of files on one Redis."""
-
-    def __init__(
-        self, client: redis.Redis, messages: MessageMaker, folder: Path, rules: BatchRules | None = None
-    ) -> None:
-        self.redis = client
-        rules = rules or BatchRules(window=4, lease_seconds=30)
-        self.jobs = JobStore(client, messages, result_ttl=3600, batch_rules=rules)
-        self.batches: BatchStore = self.jobs.batches
-        self.files = FileStore(client, Scripts(client), DirectoryStorage(folder))
-
-    def upload(self, lifetime: int | None = 3600) -> tuple[str, str]:
-        content = self.files.reserve()
-        with self.files.storage.writer(content) as sink:
-            sink.write(b"line\n")
-        file = self.files.create(
-            NewFile(owner="ann", filename="a", purpose="batch", size=5, content=content, lifetime=lifetime)
-        )
-        return file.id, content
-
-    def make(self, window: int = 3600, upload: tuple[str, str] | None = None) -> HeldBatch:
-        """A batch that is held, of this upload or of another."""
-        file_id, content = upload or self.upload()
-        self.batches.create(NewBatch("ann", CHAT_COMPLETIONS, file_id, content, f"{window}s", window))
-        held = self.batches.claim()
-        assert held is not None
-        return held
-
-    def begun(self, total: int = 3) -> HeldBatch:
-        held = self.make()
-        self.batches.begin(held, total)
-        return self.batches.renew(held)
-
-    def expire(self, file_id: str) -> None:
-        """Let the file's time be over now: its record goes by itself, and what is due for deletion then is due."""
-        at = int(self.redis.hget(queues.file_key(file_id), "expires") or 0)
-        assert self.redis.delete(queues.file_key(file_id)) == 1
-        for content, due in self.redis.zrange(queues.GARBAGE, 0, -1, withscores=True):
-            if due <= at:
-                self.redis.zadd(queues.GARBAGE, {content: 1})
-
-    @property
-    def backlog(self) -> int:
-        return int(self.redis.llen(queues.backlog_key(queues.BATCHES)))
 
 
 @pytest.fixture
@@ -82,24 +32,6 @@ def desk(redis_client: redis.Redis, redis_url: str, messages: MessageMaker, tmp_
     client = worker_client(Settings(redis_url=redis_url))
     yield Desk(client, messages, tmp_path)
     client.close()
-
-
-def a_line(number: int) -> Line:
-    return Line(number, f"c{number}", "sim", BODY)
-
-
-def finish_jobs(
-    desk: Desk,
-    status: JobStatus = JobStatus.COMPLETED,
-    *,
-    only: Sequence[str] | None = None,
-    result: bytes = b"{}",
-) -> None:
-    """End every job that waits, or these."""
-    for job_id in only or [one.decode() for one in desk.redis.zrange(queues.waiting_key(queues.BULK), 0, -1)]:
-        claim = desk.jobs.claim(job_id, "k" + job_id, lease_seconds=9, worker="w")
-        assert not isinstance(claim, str)
-        assert desk.jobs.complete(claim, Outcome(status, result if status is JobStatus.COMPLETED else None)) == "done"
 
 
 def test_the_backlog_is_what_is_left_to_do(desk: Desk) -> None:

@@ -26,8 +26,8 @@ from jobs.model import CHAT_COMPLETIONS, EMBEDDINGS, Endpoint
 from jobs.redis_clients import worker_client
 from jobs.settings import Settings
 from tests.integration.batching import jsonl, line
+from tests.unit.desk import Desk, finish_jobs
 from tests.unit.making import check_batches
-from tests.unit.test_batch_store import Desk, finish_jobs
 from worker.batches.tender import Tender
 
 
